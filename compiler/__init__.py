@@ -1,0 +1,1 @@
+"""ONNX in, tile program out."""

@@ -1,0 +1,200 @@
+"""From a model to a tile program: the passes of a compilation, and the remapping of a program."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping as Table, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import onnx
+import onnx_ir as ir
+
+from compiler.frontend import SourceModel
+from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, TileGrid
+from compiler.passes.assign import Assign
+from compiler.passes.calibrate import Batch, Calibrate
+from compiler.passes.clean import Clean
+from compiler.passes.emit import CALIBRATION, emit
+from compiler.passes.lower import Lower
+from compiler.passes.partition import Partition
+from compiler.passes.place import Place
+from compiler.passes.quantize import Quantize, quantize_layer
+from compiler.passes.ranges import Ranges
+from compiler.pipeline import Outcome, Pass, run_passes
+from compiler.report import build_report
+from hwspec.errors import ModelError
+from hwspec.spec import HardwareSpec
+from runtime.program import TileProgram
+from runtime.tables import Loop
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Options of a compilation.
+
+    Attributes
+    ----------
+    seed
+        For random calibration inputs and the choice of calibration vectors.
+    input_shapes
+        Shapes of inputs that the model leaves open.
+    digital
+        Nodes to keep digital.
+    share_arrays
+        Whether small tiles of a layer share arrays.
+    fuse_batchnorm
+        Whether batch normalisation is fused into the layer before it.
+    keep_source
+        Whether the program carries the model as given.
+    """
+
+    seed: int = 0
+    input_shapes: Table[str, tuple[int, ...]] = field(default_factory=dict)
+    digital: tuple[str, ...] = ()
+    share_arrays: bool = True
+    fuse_batchnorm: bool = True
+    keep_source: bool = True
+
+
+@dataclass(frozen=True)
+class CleanModel:
+    """The first pass of the pipeline: see `compiler.passes.clean`."""
+
+    clean: Clean
+    name: ClassVar[str] = "clean"
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    def run(self, mapping: Mapping) -> Mapping:
+        """Fill `cleaned`."""
+        model = self.clean.run(mapping.source.proto)
+        return dataclasses.replace(mapping, cleaned=ir.to_proto(model))
+
+
+def front_end(options: CompileOptions) -> list[Pass]:
+    """The passes that turn a model into layers; they do not depend on hardware or data."""
+    clean = Clean(input_shapes=dict(options.input_shapes) or None, fuse_batchnorm=options.fuse_batchnorm)
+    return [CleanModel(clean), Lower()]
+
+
+def back_end(options: CompileOptions) -> list[Pass]:
+    """The passes that a remapping runs again."""
+    return [Place(share=options.share_arrays), Assign(), Ranges()]
+
+
+def start_mapping(source: SourceModel, spec: HardwareSpec, options: CompileOptions) -> Mapping:
+    """A mapping in which nothing is decided yet."""
+    return Mapping(
+        source=source,
+        spec=spec,
+        seed=options.seed,
+        input_shapes=dict(options.input_shapes),
+        digital_nodes=options.digital,
+    )
+
+
+def run_compile(
+    source: SourceModel,
+    spec: HardwareSpec,
+    options: CompileOptions,
+    batches: Callable[[], Iterator[Batch]] | None,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop_after: str | None = None,
+    after_each: Callable[[str, Mapping], None] | None = None,
+) -> Outcome:
+    """Run the passes of a compilation; see `compile_model`."""
+    passes = [*front_end(options), Partition(), Calibrate(batches, progress), Quantize(), *back_end(options)]
+    return run_passes(
+        start_mapping(source, spec, options), passes, stop_after=stop_after, after_each=_checked(after_each)
+    )
+
+
+def finish(outcome: Outcome, *, keep_source: bool = True) -> TileProgram:
+    """The program of a pipeline that ran to its end."""
+    return emit(outcome.mapping, build_report(outcome.mapping, outcome.seconds), keep_source=keep_source)
+
+
+def _checked(after_each: Callable[[str, Mapping], None] | None) -> Callable[[str, Mapping], None]:
+    """A model without a single layer ends once it is lowered, with the reasons."""
+
+    def check(name: str, mapping: Mapping) -> None:
+        if name == "lower" and not mapping.layers:
+            reasons = {f"{node.op}: {node.reason}" for node in mapping.lowered.digital if node.macs is None}
+            told = "; ".join(sorted(reasons)) or "it has no Conv, ConvTranspose, Gemm or MatMul with constant weights"
+            raise ModelError(f"model {mapping.source.name!r}", f"has nothing to map onto crossbars ({told})")
+        if after_each:
+            after_each(name, mapping)
+
+    return check
+
+
+def remap_program(program: TileProgram, options: CompileOptions) -> TileProgram:
+    """Place, assign and set ranges again; everything before is read from the program."""
+    passes: Sequence[Pass] = back_end(options)
+    outcome = run_passes(mapping_of(program), passes)
+    seconds = {**program.report.seconds, **outcome.seconds}
+    remapped = emit(outcome.mapping, build_report(outcome.mapping, seconds), keep_source=False)
+    return dataclasses.replace(remapped, source=program.source)
+
+
+def mapping_of(program: TileProgram) -> Mapping:
+    """The mapping that a program was emitted from, up to the pass `quantize`."""
+    tables, spec = program.tables, program.spec
+    gathers = {row.name: row for row in tables.gathers}
+    scatters = {row.name: row for row in tables.scatters}
+    loops = {loop.layer: loop for loop in tables.loops}
+    reports = {layer.name: layer for layer in program.report.layers}
+    layers, quantized, statistics = [], {}, {}
+    for table in tables.layers:
+        load, store = _ends(loops[table.name])
+        layers.append(
+            MatrixLayer(
+                name=table.name,
+                op=table.op,
+                initializer=table.initializer,
+                weight=program.weights[table.name],
+                bias=program.bias(table.name),
+                gather=gathers[load[1]],
+                scatter=scatters[store[1]],
+                source=load[0],
+                target=store[0],
+                windows=loops[table.name].windows,
+                macs=reports[table.name].macs,
+            )
+        )
+        low, high = program.calibration[f"{table.name}/range"].tolist()
+        parts = {key: program.calibration[f"{table.name}/{key}"] for key in CALIBRATION}
+        statistics[table.name] = LayerStatistics(low=low, high=high, **parts)
+        quantized[table.name] = quantize_layer(layers[-1], statistics[table.name], spec.device.levels)
+    return Mapping(
+        source=SourceModel(name=tables.model_name, proto=onnx.ModelProto(), sha256=tables.model_sha256),
+        spec=spec,
+        seed=tables.seed,
+        input_shapes=tables.input_shapes,
+        digital_nodes=tables.digital_nodes,
+        passes=("clean", "lower", "partition", "calibrate", "quantize"),
+        graph=LoweredGraph(
+            layers=tuple(layers),
+            segments=program.segments,
+            steps=tuple(step.layer if isinstance(step, Loop) else step for step in tables.instructions),
+            inputs=tables.inputs,
+            outputs=tables.outputs,
+            buffers=tables.buffers,
+            digital=program.report.digital,
+            nodes=program.report.totals.nodes,
+        ),
+        calibration=tables.calibration,
+        grids={
+            layer.name: TileGrid(*layer.weight.shape, spec.array.rows, spec.array.weight_cols) for layer in layers
+        },
+        statistics=statistics,
+        quantized=quantized,
+        warnings=program.report.warnings,
+    )
+
+
+def _ends(loop: Loop) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What a loop reads (buffer, gather) and writes (buffer, scatter)."""
+    load = next(step for step in loop.body if step.op == "load")
+    store = next(step for step in loop.body if step.op == "store")
+    return (load.buffer, load.gather), (store.buffer, store.scatter)
+

@@ -1,0 +1,299 @@
+"""The mapping: what the passes have decided so far, from matrices to conductances, and the invariants that hold."""
+
+import itertools
+from collections.abc import Mapping as Table
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from compiler.frontend import SourceModel
+from hwspec.errors import VerificationError
+from hwspec.spec import HardwareSpec
+from runtime.quantize import Float64
+from runtime.report import DigitalNode
+from runtime.tables import Gather, Host, Scatter, TensorInfo
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixLayer:
+    """One weight-stationary node: ``y = x W + bias`` for each group, with `weight` ``(groups, K, N)``.
+
+    `source` and `target` are the buffers that its loop reads and writes; `windows` and `macs` count one sample.
+    """
+
+    name: str
+    op: str
+    initializer: str
+    weight: Array
+    bias: Float64
+    gather: Gather
+    scatter: Scatter
+    source: str
+    target: str
+    windows: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A logical tile: rows and columns of one group's matrix."""
+
+    group: int
+    rows: slice
+    cols: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """How a layer's matrices are cut: blocks of at most ``tile_rows`` x ``tile_cols``. All counts derive from it."""
+
+    groups: int
+    rows: int
+    cols: int
+    tile_rows: int
+    tile_cols: int
+
+    @cached_property
+    def row_blocks(self) -> tuple[slice, ...]:
+        """Rows of each block row."""
+        return _cuts(self.rows, self.tile_rows)
+
+    @cached_property
+    def col_blocks(self) -> tuple[slice, ...]:
+        """Columns of each block column."""
+        return _cuts(self.cols, self.tile_cols)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every logical tile: by group, then row block, then column block."""
+        parts = itertools.product(range(self.groups), self.row_blocks, self.col_blocks)
+        return tuple(Block(*part) for part in parts)
+
+    @property
+    def partial_sums(self) -> int:
+        """Additions of partial sums for one input vector."""
+        return self.groups * self.cols * (len(self.row_blocks) - 1)
+
+
+def _cuts(size: int, step: int) -> tuple[slice, ...]:
+    return tuple(slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """What calibration saw of a layer's input vectors.
+
+    Attributes
+    ----------
+    low, high
+        Smallest and largest input.
+    mean : (groups K,)
+    covariance : (groups row blocks, r, r)
+        Of the inputs of each row block of each group; zero beyond a block's rows.
+    vectors : (samples, groups K)
+        Input vectors drawn at random from the calibration data.
+    """
+
+    low: float
+    high: float
+    mean: Array
+    covariance: Array
+    vectors: Array
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedLayer:
+    """Scales of a layer, and the weights that the mapping aims at.
+
+    Attributes
+    ----------
+    scale : (groups, N)
+        Weight that a conductance difference of ``g_max - g_min`` stands for.
+    normalized : (groups, K, N)
+        Weights in units of the scale, in [-1, 1]; on the levels' grid where the device has levels.
+    full_scale, signed
+        Of the DAC.
+    """
+
+    scale: Float64
+    normalized: Float64
+    full_scale: float
+    signed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where a logical tile lies: the first cell of its rectangle on a site, and the orders within it.
+
+    ``row_map[i]`` is the physical row of logical row ``i``; ``col_order[j]`` the logical column on physical column
+    ``j``, whose pair is swapped where ``col_sign[j]`` is -1.
+    """
+
+    array: int
+    row: int
+    col: int
+    row_map: npt.NDArray[np.int32]
+    col_order: npt.NDArray[np.int32]
+    col_sign: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What each device of a tile is programmed to: level codes, or siemens; in physical order, ``(rows, cols)``."""
+
+    plus: Array
+    minus: Array
+
+
+@dataclass(frozen=True, eq=False)
+class LoweredGraph:
+    """The model as layers and digital segments; `steps` run in order (a text names a layer)."""
+
+    layers: tuple[MatrixLayer, ...]
+    segments: Table[str, bytes]
+    steps: tuple[Host | str, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    buffers: tuple[TensorInfo, ...]
+    digital: tuple[DigitalNode, ...]
+    nodes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Mapping:
+    """The state of a compilation. A pass fills its part with `dataclasses.replace`; what is undecided is empty."""
+
+    source: SourceModel
+    spec: HardwareSpec
+    seed: int = 0
+    input_shapes: Table[str, tuple[int, ...]] = field(default_factory=dict)
+    digital_nodes: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
+    cleaned: onnx.ModelProto | None = None
+    float_model: onnx.ModelProto | None = None
+    """The cleaned model with the nodes that `lower` put before layers, in floating point."""
+    graph: LoweredGraph | None = None
+    calibration: Literal["data", "none"] = "none"
+    grids: Table[str, TileGrid] = field(default_factory=dict)
+    statistics: Table[str, LayerStatistics] = field(default_factory=dict)
+    quantized: Table[str, QuantizedLayer] = field(default_factory=dict)
+    placements: Table[str, tuple[Placement, ...]] = field(default_factory=dict)
+    targets: Table[str, tuple[Targets, ...]] = field(default_factory=dict)
+    adc_ranges: Table[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    clipped: Table[str, float] = field(default_factory=dict)
+    """Share of calibration conversions that each layer's ADCs clip."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> tuple[MatrixLayer, ...]:
+        """The layers, once the model is lowered."""
+        return self.lowered.layers
+
+    @property
+    def lowered(self) -> LoweredGraph:
+        """The lowered graph; `lower` must have run."""
+        if self.graph is None:
+            raise VerificationError("mapping", "must be lowered before later passes run")
+        return self.graph
+
+
+def verify(mapping: Mapping) -> None:
+    """Check the invariants of what has been decided so far.
+
+    Raises
+    ------
+    VerificationError
+        Naming the layer and the invariant that does not hold.
+    """
+    if mapping.graph is None:
+        return
+    _verify_steps(mapping.graph)
+    for layer in mapping.layers:
+        grid = mapping.grids.get(layer.name)
+        if grid is not None:
+            _verify_grid(layer, grid)
+        if layer.name in mapping.quantized:
+            _verify_quantized(mapping, layer)
+        if layer.name in mapping.targets:
+            _verify_targets(mapping, layer)
+    if mapping.placements:
+        _verify_placements(mapping)
+
+
+def _fail(layer: str, invariant: str, got: object) -> VerificationError:
+    return VerificationError(f"layer {layer!r}", invariant, got=got)
+
+
+def _verify_steps(graph: LoweredGraph) -> None:
+    targets = {layer.name: layer for layer in graph.layers}
+    known = {info.name for info in graph.inputs}
+    for step in graph.steps:
+        reads = step.inputs if isinstance(step, Host) else (targets[step].source,)
+        missing = [name for name in reads if name not in known]
+        if missing:
+            raise VerificationError("schedule", "must write a buffer before it is read", got=missing[0])
+        known.update(step.outputs if isinstance(step, Host) else (targets[step].target,))
+    ran = [step for step in graph.steps if not isinstance(step, Host)]
+    if sorted(ran) != sorted(targets):
+        raise VerificationError("schedule", "must run every layer once", got=sorted(set(ran) ^ set(targets)))
+
+
+def _verify_grid(layer: MatrixLayer, grid: TileGrid) -> None:
+    shape = (grid.groups, grid.rows, grid.cols)
+    if shape != layer.weight.shape:
+        raise _fail(layer.name, f"must have a grid of its matrix {layer.weight.shape}", shape)
+    times = np.zeros(shape, np.int8)
+    for block in grid.blocks:
+        times[block.group, block.rows, block.cols] += 1
+    if not (times == 1).all():
+        raise _fail(layer.name, "must map every weight exactly once", sorted(set(times.ravel().tolist())))
+
+
+def _verify_quantized(mapping: Mapping, layer: MatrixLayer) -> None:
+    quantized = mapping.quantized[layer.name]
+    if not (np.isfinite(quantized.scale).all() and (quantized.scale > 0).all()):
+        raise _fail(layer.name, "must have positive finite scales", float(quantized.scale.min()))
+    if not np.abs(quantized.normalized).max(initial=0) <= 1:
+        raise _fail(layer.name, "must have weights in [-1, 1]", float(np.abs(quantized.normalized).max()))
+
+
+def _verify_targets(mapping: Mapping, layer: MatrixLayer) -> None:
+    device = mapping.spec.device
+    for number, targets in enumerate(mapping.targets[layer.name]):
+        for side in (targets.plus, targets.minus):
+            low, high = (device.g_min, device.g_max) if device.levels is None else (0, device.levels - 1)
+            if side.min() < low or side.max() > high:
+                raise _fail(layer.name, f"must keep tile {number} on the device's levels", float(side.max()))
+
+
+def _verify_placements(mapping: Mapping) -> None:
+    array = mapping.spec.array
+    used: dict[int, list[tuple[int, int, int, int]]] = {}
+    for layer in mapping.layers:
+        blocks, placements = mapping.grids[layer.name].blocks, mapping.placements[layer.name]
+        if len(blocks) != len(placements):
+            raise _fail(layer.name, f"must place its {len(blocks)} tiles", len(placements))
+        for block, placement in zip(blocks, placements, strict=True):
+            rows, cols = block.shape
+            box = (placement.row, placement.row + rows, placement.col, placement.col + cols)
+            if box[1] > array.rows or box[3] > array.weight_cols:
+                raise _fail(layer.name, "must keep its tiles inside their arrays", box)
+            for other in used.setdefault(placement.array, []):
+                if box[0] < other[1] and other[0] < box[1] and box[2] < other[3] and other[2] < box[3]:
+                    raise _fail(layer.name, f"must not overlap another tile on array {placement.array}", box)
+            used[placement.array].append(box)
+            if not np.array_equal(np.sort(placement.row_map), np.arange(rows)):
+                raise _fail(layer.name, "must order each tile's rows by a permutation", placement.row_map.tolist())
+            if not np.array_equal(np.sort(placement.col_order), np.arange(cols)):
+                raise _fail(layer.name, "must order each tile's columns by a permutation", placement.col_order.tolist())

@@ -1,0 +1,242 @@
+"""Lowering: every weight-stationary node becomes a matrix, the rest of the graph becomes digital segments."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from compiler.floatmodel import FloatModel
+from compiler.mapping import LoweredGraph, Mapping, MatrixLayer
+from compiler.rules import RULES, Graph, Lowered, StaysDigital
+from compiler.segments import Cut, cut_segments, reads
+from hwspec.errors import DataError, ModelFileError, VerificationError
+from runtime.report import DigitalNode
+from runtime.tables import TensorInfo
+
+MAC_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "RNN", "LSTM", "GRU")
+"""Operators whose multiply-accumulates are counted."""
+
+_REASONS = {
+    "Einsum": "Einsum has no mapping rule",
+    **dict.fromkeys(("RNN", "LSTM", "GRU"), "it is recurrent: its weights are used inside its own time loop"),
+    **dict.fromkeys(
+        ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger"),
+        "it computes on integers; give the model with DequantizeLinear before its weights",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Turn weight-stationary nodes into layers, and the rest into digital segments."""
+
+    name: ClassVar[str] = "lower"
+    requires: ClassVar[tuple[str, ...]] = ("clean",)
+
+    def run(self, mapping: Mapping) -> Mapping:
+        """Fill `graph` and `float_model`.
+
+        Raises
+        ------
+        ModelFileError
+            If a weight to be mapped is NaN or infinite.
+        ModelError
+            If onnxruntime does not run the model.
+        DataError
+            If a node to be kept digital does not exist.
+        """
+        model = mapping.cleaned
+        if model is None:
+            raise VerificationError("model", "must be cleaned before it is lowered")
+        graph = _graph_view(model)
+        _check_digital_names(model, mapping.digital_nodes)
+        lowered: dict[str, Lowered] = {}
+        digital: list[DigitalNode] = []
+        nodes: list[onnx.NodeProto] = []
+        floats: list[onnx.NodeProto] = []
+        for node in model.graph.node:
+            try:
+                found = _lower(node, graph, kept=node.name in mapping.digital_nodes)
+            except StaysDigital as reason:
+                digital.append(_digital(node, str(reason), graph))
+                digital.extend(_inner_digital(node, node))
+                nodes.append(node)
+                floats.append(node)
+                continue
+            lowered[node.name] = found
+            nodes += [*found.before, *found.after]
+            floats += [*found.before, node]
+        constants = {name: value for found in lowered.values() for name, value in found.constants.items()}
+        added = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()]
+        givers, copies = _constant_outputs(model)
+        nodes = [*givers, *nodes]
+        ends = {name: (found.source, found.target) for name, found in lowered.items()}
+        tensors = {tensor.name: tensor for tensor in (*model.graph.initializer, *added, *copies.values())}
+        for name in copies:
+            del tensors[name]
+        outputs = [output.name for output in model.graph.output]
+        cuts, steps = cut_segments(nodes, ends, tensors, outputs)
+        crossing = {name for cut in cuts for name in (*cut.inputs, *cut.outputs)}
+        crossing |= {name for pair in ends.values() for name in pair}
+        float_model = _with_nodes(model, floats, added)
+        infos = _infos(float_model, crossing, lowered)
+        model_inputs = {info.name for info in infos["inputs"]}
+        segments = {cut.name: _segment(cut, model, tensors, infos["values"]) for cut in cuts}
+        return replace(
+            mapping,
+            float_model=float_model,
+            graph=LoweredGraph(
+                layers=tuple(_layer(node, lowered) for node in model.graph.node if node.name in lowered),
+                segments=segments,
+                steps=steps,
+                inputs=tuple(infos["inputs"]),
+                outputs=tuple(info for name in outputs for info in infos["values"] if info.name == name),
+                buffers=tuple(info for info in infos["values"] if info.name in crossing - model_inputs),
+                digital=tuple(digital),
+                nodes=len(model.graph.node),
+            ),
+        )
+
+
+def _graph_view(model: onnx.ModelProto) -> Graph:
+    graph = model.graph
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    names = {node.name for node in graph.node} | {name for node in graph.node for name in (*node.input, *node.output)}
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    return Graph({tensor.name: tensor for tensor in graph.initializer}, ranks, opset, names)
+
+
+def _check_digital_names(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    known = [node.name for node in model.graph.node]
+    for name in names:
+        if name not in known:
+            examples = ", ".join(node.name for node in model.graph.node if node.op_type in RULES)
+            raise DataError(f"node {name!r}", "is not in the model", hint=f"nodes that can be mapped: {examples[:400]}")
+
+
+def _lower(node: onnx.NodeProto, graph: Graph, *, kept: bool) -> Lowered:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in RULES:
+        raise StaysDigital(_REASONS.get(node.op_type, "it is not a weight-stationary operator"))
+    if kept:
+        raise StaysDigital("kept digital by request")
+    found = RULES[node.op_type](node, graph)
+    if not (np.isfinite(found.weight).all() and np.isfinite(found.bias).all()):
+        raise ModelFileError(
+            f"node {node.name!r} ({node.op_type})",
+            "must have finite weights, and has NaN or infinite ones",
+            hint="train or export the model again",
+        )
+    return found
+
+
+def _digital(node: onnx.NodeProto, reason: str, graph: Graph) -> DigitalNode:
+    counted = node.op_type in MAC_OPS
+    constant = counted and any(name in graph.constants for name in factors(node))
+    return DigitalNode(
+        node=node.name, op=node.op_type, reason=reason, macs=None if counted else 0, constant_weight=constant
+    )
+
+
+def factors(node: onnx.NodeProto) -> Sequence[str]:
+    """The inputs of an operator of `MAC_OPS` that can be its weight."""
+    if node.op_type == "Einsum":
+        return tuple(node.input)
+    return tuple(node.input[:2] if node.op_type in ("Gemm", "MatMul") else node.input[1:2])
+
+
+def _inner_digital(node: onnx.NodeProto, outer: onnx.NodeProto) -> Iterator[DigitalNode]:
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
+        for graph in graphs:
+            for child in graph.node:
+                if child.op_type in MAC_OPS:
+                    reason = f"inside {outer.op_type} {outer.name!r}, which is decided while the model runs"
+                    yield DigitalNode(node=child.name, op=child.op_type, reason=reason, macs=None, constant_weight=True)
+                yield from _inner_digital(child, outer)
+
+
+def _constant_outputs(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[str, onnx.TensorProto]]:
+    """Outputs that are initializers come from an Identity of a copy."""
+    outputs = {output.name for output in model.graph.output}
+    nodes, copies = [], {}
+    for tensor in model.graph.initializer:
+        if tensor.name in outputs:
+            copy = onnx.TensorProto()
+            copy.CopyFrom(tensor)
+            copy.name = f"{tensor.name}.value"
+            nodes.append(helper.make_node("Identity", [copy.name], [tensor.name], copy.name))
+            copies[tensor.name] = copy
+    return nodes, copies
+
+
+def _with_nodes(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], added: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    changed.graph.initializer.extend(added)
+    return changed
+
+
+def _infos(
+    float_model: onnx.ModelProto, crossing: set[str], lowered: dict[str, Lowered]
+) -> dict[str, list[TensorInfo]]:
+    """Types of the model's inputs and of every value that crosses a border."""
+    made = {name for node in float_model.graph.node for name in node.output}
+    own = [output.name for output in float_model.graph.output]
+    opened = FloatModel(float_model, expose=crossing & made)
+    values = {info.name: info for info in opened.inputs} | opened.outputs
+    for found in lowered.values():
+        if found.target not in values:
+            values[found.target] = TensorInfo(name=found.target, dtype=str(found.weight.dtype), shape=None)
+    wanted = [*dict.fromkeys([*own, *sorted(crossing)])]
+    return {"inputs": list(opened.inputs), "values": [values[name] for name in wanted]}
+
+
+def _segment(
+    cut: Cut, model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], values: Sequence[TensorInfo]
+) -> bytes:
+    types = {info.name: info for info in values}
+    declared: dict[str, onnx.ValueInfoProto] = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+
+    def argument(name: str) -> onnx.ValueInfoProto:
+        info = types[name]
+        if info.dtype == "other":
+            return declared[name]
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(info.dtype if info.dtype != "str" else "O"))
+        return helper.make_tensor_value_info(name, element, None)
+
+    used = sorted({name for node in cut.nodes for name in reads(node)} & set(tensors))
+    graph = helper.make_graph(
+        cut.nodes,
+        cut.name,
+        [argument(name) for name in cut.inputs],
+        [argument(name) for name in cut.outputs],
+        [tensors[name] for name in used],
+    )
+    segment = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return bytes(segment.SerializeToString(deterministic=True))
+
+
+def _layer(node: onnx.NodeProto, lowered: dict[str, Lowered]) -> MatrixLayer:
+    found = lowered[node.name]
+    return MatrixLayer(
+        name=node.name,
+        op=node.op_type,
+        initializer=found.initializer,
+        weight=np.ascontiguousarray(found.weight),
+        bias=found.bias.astype(np.float64),
+        gather=found.gather,
+        scatter=found.scatter,
+        source=found.source,
+        target=found.target,
+    )

@@ -1,0 +1,68 @@
+"""Builds the compile report from a mapping."""
+
+import numpy as np
+
+from compiler.mapping import Mapping, MatrixLayer
+from runtime.report import CompileReport, LayerReport, Totals
+
+
+def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
+    """The report of a finished mapping; all counts come from the tile grids and placements."""
+    layers = tuple(_layer_report(mapping, layer) for layer in mapping.layers)
+    digital = mapping.lowered.digital
+    mapped = sum(layer.macs for layer in layers)
+    arrays = _arrays(mapping, mapping.layers)
+    cells = sum(layer.cells for layer in layers)
+    array = mapping.spec.array
+    return CompileReport(
+        model=mapping.source.name,
+        spec=mapping.spec.name,
+        layers=layers,
+        digital=digital,
+        totals=Totals(
+            nodes=mapping.lowered.nodes,
+            mapped_nodes=len(layers),
+            tiles=sum(layer.tiles for layer in layers),
+            arrays=arrays,
+            cells=cells,
+            utilisation=cells / (arrays * array.rows * array.cols),
+            partial_sums=sum(layer.partial_sums for layer in layers),
+            macs=mapped + sum(node.macs or 0 for node in digital),
+            mapped_macs=mapped,
+            constant_weight_macs=mapped + sum(node.macs or 0 for node in digital if node.constant_weight),
+        ),
+        segments=len(mapping.lowered.segments),
+        calibration=mapping.calibration,
+        warnings=mapping.warnings,
+        seconds=seconds,
+    )
+
+
+def _layer_report(mapping: Mapping, layer: MatrixLayer) -> LayerReport:
+    grid, array = mapping.grids[layer.name], mapping.spec.array
+    quantized = mapping.quantized[layer.name]
+    arrays = _arrays(mapping, (layer,))
+    cells = 2 * layer.weight.size
+    weight = layer.weight.astype(np.float64)
+    error = np.linalg.norm(quantized.normalized * quantized.scale[:, None, :] - weight)
+    return LayerReport(
+        name=layer.name,
+        op=layer.op,
+        groups=grid.groups,
+        rows=grid.rows,
+        cols=grid.cols,
+        windows=layer.windows,
+        tiles=len(grid.blocks),
+        arrays=arrays,
+        cells=cells,
+        utilisation=cells / (arrays * array.rows * array.cols),
+        partial_sums=grid.partial_sums * layer.windows,
+        macs=layer.macs,
+        weight_error=float(error / (np.linalg.norm(weight) or 1.0)),
+        calibration_clipped=mapping.clipped.get(layer.name, 0.0),
+    )
+
+
+def _arrays(mapping: Mapping, layers: tuple[MatrixLayer, ...]) -> int:
+    sites = {placement.array for layer in layers for placement in mapping.placements[layer.name]}
+    return len(sites) * mapping.spec.array.arrays_per_site

@@ -1,0 +1,1 @@
+"""The hardware as data: specs, units, presets, chips."""

@@ -1,0 +1,44 @@
+"""One physical chip: a number of arrays of one geometry."""
+
+from dataclasses import dataclass
+
+from hwspec.errors import ChipError
+from hwspec.spec import HardwareSpec
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip on which a program can run.
+
+    Parameters
+    ----------
+    rows, cols
+        Word lines and bit lines of each array.
+    arrays
+        Number of physical arrays.
+    """
+
+    rows: int
+    cols: int
+    arrays: int
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "cols", "arrays"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ChipError(f"chip.{name}", "must be a positive integer", got=value)
+
+    @classmethod
+    def ideal(cls, spec: HardwareSpec, arrays: int) -> "Chip":
+        """A chip of `arrays` arrays without failures, spread or offsets."""
+        return cls(rows=spec.array.rows, cols=spec.array.cols, arrays=arrays)
+
+    def check_fits(self, spec: HardwareSpec, arrays: int) -> None:
+        """Raise `ChipError` unless a program for `spec` that addresses `arrays` arrays can be written onto this chip."""
+        wanted = (spec.array.rows, spec.array.cols)
+        if (self.rows, self.cols) != wanted:
+            raise ChipError(
+                "chip", f"must have arrays of {wanted[0]}x{wanted[1]} for {spec.name}", got=f"{self.rows}x{self.cols}"
+            )
+        if self.arrays < arrays:
+            raise ChipError("chip", f"must have at least {arrays} arrays for this program", got=self.arrays)

@@ -1,0 +1,70 @@
+"""The errors of xbarc: one root, one grammar (subject, requirement, offending value, hint)."""
+
+from typing import ClassVar
+
+_NOTHING = object()
+
+
+class XbarcError(Exception):
+    """Root of every error that xbarc raises on purpose.
+
+    Parameters
+    ----------
+    subject
+        What the error is about: a field (``array.rows``), a node, a file.
+    requirement
+        What it must be or why it was refused, as the rest of a sentence.
+    got
+        The offending value, printed as ``, not <value>``.
+    hint
+        What to do about it.
+    """
+
+    exit_code: ClassVar[int] = 2
+    """Exit code of the command line: 1 verification failed, 2 bad input, 3 not supported, 4 does not fit."""
+
+    def __init__(self, subject: str, requirement: str, *, got: object = _NOTHING, hint: str = "") -> None:
+        self.subject = subject
+        self.requirement = requirement
+        self.hint = hint
+        text = f"{subject} {requirement}"
+        if got is not _NOTHING:
+            shown = repr(got)
+            text += f", not {shown if len(shown) <= 120 else shown[:117] + '...'}"
+        if hint:
+            text += f"; {hint}"
+        super().__init__(text)
+
+
+class SpecError(XbarcError, ValueError):
+    """A hardware spec is malformed or contradicts itself."""
+
+
+class ModelError(XbarcError, ValueError):
+    """The model is a valid ONNX model that xbarc does not support; names node, operator and rule."""
+
+    exit_code = 3
+
+
+class ModelFileError(ModelError):
+    """The model file cannot be read: missing, corrupt, hostile, or larger than it may be."""
+
+    exit_code = 2
+
+
+class ProgramError(XbarcError, ValueError):
+    """A tile program is malformed, altered or truncated; names the member or table entry."""
+
+
+class ChipError(XbarcError, ValueError):
+    """A chip does not match the program or the spec that it is used with."""
+
+
+class DataError(XbarcError, ValueError):
+    """Input data is missing, malformed, or of another shape or type than the model wants."""
+
+
+class VerificationError(XbarcError):
+    """An invariant of a mapping or a program does not hold."""
+
+    exit_code = 1

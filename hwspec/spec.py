@@ -1,0 +1,193 @@
+"""The hardware spec: one frozen model describes one technology."""
+
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwspec.array import Array
+from hwspec.device import Device
+from hwspec.errors import SpecError
+from hwspec.periphery import Periphery
+from hwspec.units import format_quantity
+
+PRESETS = Path(__file__).parent / "presets"
+_MAX_SPEC_BYTES = 1 << 20
+
+
+class HardwareSpec(BaseModel):
+    """The hardware that a model is compiled for.
+
+    Read one with `preset`, `load` or `from_fields`; each raises `SpecError` with a hint when something is wrong.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$", description="name of the technology")
+    device: Device
+    array: Array
+    periphery: Periphery
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="where each value comes from: dotted field name to source"
+    )
+
+    @model_validator(mode="after")
+    def _sources_name_fields(self) -> Self:
+        known = dict(self.fields())
+        for path in self.sources:
+            if path not in known:
+                raise ValueError(f"sources names {path!r}, which is no field of the spec{_did_you_mean(path, known)}")
+        return self
+
+    @classmethod
+    def from_fields(cls, fields: object, *, where: str = "spec") -> Self:
+        """Validate a spec given as nested mappings; raises `SpecError` naming each wrong field."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise _spec_error(cls, error, where) from None
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The preset of this name; `presets` lists them."""
+        if name not in cls.presets():
+            names = ", ".join(cls.presets())
+            raise SpecError(f"preset {name!r}", f"does not exist (there are {names})", hint=_close(name, cls.presets()))
+        return cls.load(PRESETS / f"{name}.yaml")
+
+    @classmethod
+    def presets(cls) -> list[str]:
+        """Names of the presets that come with xbarc."""
+        return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a spec from a YAML or JSON file."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > _MAX_SPEC_BYTES:
+                raise SpecError(f"spec {path}", f"must be smaller than {_MAX_SPEC_BYTES} bytes")
+            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SpecError(f"spec {path}", f"cannot be read ({error.strerror})") from None
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise SpecError(f"spec {path}", f"is not valid YAML ({reason})") from None
+        return cls.from_fields(fields, where=f"spec {path}")
+
+    @classmethod
+    def resolve(cls, spec: "HardwareSpec | str | Path") -> "HardwareSpec":
+        """A spec from a spec, a preset's name, or the path of a file."""
+        if isinstance(spec, HardwareSpec):
+            return spec
+        text = str(spec)
+        if text in cls.presets():
+            return cls.preset(text)
+        if Path(text).suffix in {".yaml", ".yml", ".json"} or Path(text).is_file():
+            return cls.load(text)
+        return cls.preset(text)
+
+    def save(self, path: str | Path) -> None:
+        """Write the spec as YAML, with units."""
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+    def to_yaml(self) -> str:
+        """The spec as YAML text, quantities with units; `load` reads it back unchanged."""
+        return yaml.safe_dump(self._with_units(), sort_keys=False, allow_unicode=True, width=120)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A validated copy; `update` may be nested, and names only the fields that change."""
+        del deep  # the model is frozen: a deep copy would be indistinguishable
+        return type(self).from_fields(_merged(self.model_dump(), update or {}))
+
+    def with_fields(self, values: Mapping[str, object]) -> Self:
+        """A validated copy with fields given by dotted name, e.g. ``{"periphery.adc_bits": 6}``."""
+        known = dict(self.fields())
+        update: dict[str, Any] = {}
+        for path, value in values.items():
+            if path not in known:
+                raise SpecError(path, "is no field of the spec", hint=_close(path, known))
+            section = update
+            *parents, leaf = path.split(".")
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[leaf] = value
+        return self.model_copy(update=update)
+
+    def fields(self) -> Iterator[tuple[str, object]]:
+        """Dotted name and value of every field but `sources`."""
+        yield from _leaves(self.model_dump(exclude={"sources"}))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of everything but the sources: two specs with equal hashes describe the same hardware."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"sources"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _with_units(self) -> dict[str, Any]:
+        dumped: dict[str, Any] = self.model_dump(mode="json")
+        for section, model in (("device", Device), ("array", Array), ("periphery", Periphery)):
+            for name, info in model.model_fields.items():
+                extra = info.json_schema_extra
+                if isinstance(extra, dict) and "unit" in extra:
+                    text = format_quantity(dumped[section][name], str(extra["unit"]))
+                    dumped[section][name] = text
+        return dumped
+
+
+def _merged(base: dict[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in update.items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict) and key != "sources":
+            result[key] = _merged(base[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _close(name: str, known: "Mapping[str, object] | list[str]") -> str:
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {match[0]!r}?" if match else ""
+
+
+def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
+    hint = _close(name, known)
+    return f"; {hint}" if hint else ""
+
+
+def _spec_error(cls: type[HardwareSpec], error: ValidationError, where: str) -> SpecError:
+    reasons = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            model: type[BaseModel] = cls
+            for part in detail["loc"][:-1]:
+                annotation = model.model_fields[str(part)].annotation
+                assert isinstance(annotation, type)
+                model = annotation
+            hint = _close(str(detail["loc"][-1]), dict.fromkeys(model.model_fields))
+            reasons.append(f"{path} is no field of the spec" + (f"; {hint}" if hint else ""))
+        elif detail["type"] == "missing":
+            reasons.append(f"{path} must be given")
+        elif detail["type"] == "value_error":
+            reasons.append(f"{path} {detail['ctx']['error']}".strip())
+        else:
+            message = detail["msg"].replace("Input should", "must", 1)
+            reasons.append(f"{path} {message}, not {detail['input']!r}".strip())
+    return SpecError(where, "is not valid: " + "; ".join(reasons))

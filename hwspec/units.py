@@ -1,0 +1,65 @@
+"""Physical quantities in specs: plain SI floats in code, text with units in files (``"100 uS"``)."""
+
+import functools
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+if TYPE_CHECKING:
+    import pint
+
+
+@functools.cache
+def _registry() -> "pint.UnitRegistry[Any]":
+    import pint
+
+    return pint.UnitRegistry()
+
+
+def parse_quantity(value: object, unit: str) -> float:
+    """Read a number in SI units from a number or a text with units.
+
+    Parameters
+    ----------
+    value
+        A number (taken to be in ``unit``) or text such as ``"100 uS"`` or ``"2.5 ohm"``.
+    unit
+        The SI unit that the field is kept in, e.g. ``"siemens"``.
+
+    Raises
+    ------
+    ValueError
+        If the text is no quantity, of another dimension, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"must be a number or text with units of {unit}, not {value!r}")
+    if isinstance(value, str):
+        import pint
+
+        try:
+            number = float(_registry().Quantity(value).to(unit).magnitude)
+        except pint.DimensionalityError:
+            raise ValueError(f"must be a quantity in {unit}, not {value!r}") from None
+        except Exception:  # pint raises tokenizer and attribute errors of many kinds on malformed text
+            raise ValueError(f'must be text such as "1.5 {unit}", not {value!r}') from None
+    else:
+        number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"must be finite, not {value!r}")
+    return number
+
+
+def format_quantity(value: float, unit: str) -> str:
+    """Print an SI number with a readable prefix, e.g. ``1e-4`` siemens as ``"100 uS"``."""
+    quantity = _registry().Quantity(value, unit)
+    compact = quantity.to_compact() if value else quantity
+    return f"{compact.magnitude:.12g} {compact.units:~C}".replace("µ", "u")
+
+
+def _quantity(unit: str) -> tuple[BeforeValidator, Any]:
+    return BeforeValidator(lambda v: parse_quantity(v, unit)), Field(json_schema_extra={"unit": unit})
+
+
+Siemens = Annotated[float, *_quantity("siemens")]
+Volt = Annotated[float, *_quantity("volt")]

@@ -1,0 +1,179 @@
+"""Train, export and measure a model: ``python -m models.recipes NAME``."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from models.export import export_onnx
+from models.networks import digits_cnn, lenet5
+from models.training import TrainingOptions, train
+from xbarc.data import Dataset, load_data
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The input of a recipe's model."""
+
+    shape: tuple[int | str, ...]
+    name: str = "image"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is made.
+
+    Attributes
+    ----------
+    name : str
+        Folder under ``models/`` that the result goes to.
+    what : str
+        The model and its data in a few words.
+    network : callable
+        Builds the network, its weights drawn from torch's seed.
+    size : int
+        Height and width of the images.
+    options : TrainingOptions
+        How to train.
+    data : str or None
+        The built-in set, or ``None`` for one that the caller names with ``--data``.
+    """
+
+    name: str
+    what: str
+    network: Callable[[], nn.Module]
+    size: int
+    options: TrainingOptions
+    data: str | None
+
+
+RECIPES = (
+    Recipe(
+        name="digits-cnn",
+        what="CNN (3 convolutions, 2 linear layers, batch normalisation) on scikit-learn's 8x8 digits",
+        network=digits_cnn,
+        size=8,
+        options=TrainingOptions(
+            epochs=120,
+            batch=64,
+            learning_rate=3e-3,
+            weight_decay=0.02,
+            patience=40,
+            validation=200,
+            shift=0.8,
+            rotate=10.0,
+            zoom=0.1,
+            average=0.98,
+        ),
+        data="digits",
+    ),
+    Recipe(
+        name="lenet5-mnist",
+        what="LeNet-5 with ReLU and max pooling on MNIST",
+        network=lenet5,
+        size=28,
+        options=TrainingOptions(
+            epochs=30,
+            batch=128,
+            learning_rate=4e-3,
+            weight_decay=0.01,
+            patience=8,
+            validation=5000,
+            shift=2.0,
+            rotate=10.0,
+            zoom=0.1,
+            average=0.998,
+        ),
+        data=None,
+    ),
+)
+
+
+def run(recipe: Recipe, data: str, seed: int, folder: Path) -> dict[str, object]:
+    """Train a model, write ``model.onnx`` and ``result.json`` to a folder, and return the result.
+
+    Parameters
+    ----------
+    recipe
+        What to make.
+    data
+        Data source with the splits ``train`` and ``test``, as for `xbarc.data.load_data`.
+    seed
+        Of the weights, the validation split, the order of the images and their augmentation.
+    folder
+        Where the files go; made if it is missing.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # sums keep their order, so that the same seed gives the same weights
+    image = ImageInput(("batch", 1, recipe.size, recipe.size))
+    train_set = load_data(data, [image], split="train")
+    if train_set.labels is None:
+        raise ValueError(f"data {data} must have labels")
+    trained = train(recipe.network(), train_set.inputs[image.name], train_set.labels, recipe.options, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    export_onnx(trained.network, torch.from_numpy(train_set.inputs[image.name][:2]), path)
+    test_set = load_data(data, [image], split="test")  # read once, after everything is decided
+    result: dict[str, object] = {
+        "command": f"python -m models.recipes {recipe.name}" + ("" if recipe.data else " --data MNIST"),
+        "what": recipe.what,
+        "seed": seed,
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "options": asdict(recipe.options),
+        "train_images": len(train_set) - recipe.options.validation,
+        "validation_accuracy": round(trained.validation_accuracy, 5),
+        "test_images": len(test_set),
+        "test_accuracy": round(accuracy(path, test_set), 5),
+        "torch": torch.__version__,
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def accuracy(model: Path, data: Dataset) -> float:
+    """Compute the accuracy of an exported classifier in onnxruntime.
+
+    Parameters
+    ----------
+    model
+        The ONNX file.
+    data
+        Samples with labels.
+    """
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    scores = np.concatenate([session.run(None, batch)[0] for batch in data.batches(500)])
+    return float((scores.argmax(axis=1) == data.labels).mean())
+
+
+def main() -> None:
+    """Run one recipe from the command line."""
+    recipes = {recipe.name: recipe for recipe in RECIPES}
+    parser = argparse.ArgumentParser(prog="python -m models.recipes", description=__doc__)
+    parser.add_argument("recipe", choices=recipes)
+    parser.add_argument("--data", help="image folder with the splits train and test, or a folder of their zip files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder of the result (default: models/RECIPE)")
+    options = parser.parse_args()
+    recipe = recipes[options.recipe]
+    data = options.data or recipe.data
+    if data is None:
+        parser.error(f"{recipe.name} needs --data")
+    result = run(recipe, data, options.seed, options.out or HERE / recipe.name)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The tile program, and the engines that run it."""

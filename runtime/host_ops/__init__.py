@@ -1,0 +1,1 @@
+"""ONNX operators of digital segments, as torch calls; one small function an operator."""

@@ -1,0 +1,1 @@
+"""The physics of arrays and their circuits, as pure functions on arrays."""

@@ -1,0 +1,163 @@
+"""The tile program: what the compiler emits and everything else runs, verifies and reports."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hwspec.spec import HardwareSpec
+from runtime.listing import print_listing
+from runtime.quantize import Float64, level_conductances
+from runtime.report import CompileReport
+from runtime.tables import Layer, Tables, Tile
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TileTensors:
+    """The arrays of one tile, in the physical order of its rectangle.
+
+    Attributes
+    ----------
+    plus, minus : (rows, cols)
+        Target of each device of the pairs: level codes, or siemens where levels are continuous.
+    row_map : (rows,) int32
+        Physical row (in the rectangle) that element ``i`` of the loaded vector drives.
+    col_map : (cols,) int32
+        Element of the layer's result that physical column ``j`` contributes to.
+    col_sign : (cols,) int8
+        +1, or -1 where the pair is swapped and undone digitally.
+    scale : (cols,) float64
+        Weight that a conductance difference of ``g_max - g_min`` stands for.
+    """
+
+    plus: npt.NDArray[Any]
+    minus: npt.NDArray[Any]
+    row_map: npt.NDArray[np.int32]
+    col_map: npt.NDArray[np.int32]
+    col_sign: npt.NDArray[np.int8]
+    scale: Float64
+
+
+TILE_TENSORS = tuple(TileTensors.__dataclass_fields__)
+
+
+@dataclass(frozen=True, eq=False)
+class TileProgram:
+    """A compiled model.
+
+    `tensors` holds, for each layer, its tiles' arrays end to end (``<layer>/plus`` …) and its bias. `weights` are the
+    float weights a layer, ``(groups, rows, cols)``. `calibration` holds ``<layer>/range``, ``mean``, ``covariance`` and
+    ``vectors``. `source` is the model as given, or None when it was left out.
+    """
+
+    tables: Tables
+    tensors: Tensors
+    segments: Mapping[str, bytes]
+    weights: Tensors
+    calibration: Tensors
+    report: CompileReport
+    source: bytes | None
+
+    @property
+    def spec(self) -> HardwareSpec:
+        """The hardware that the program was compiled for."""
+        return self.tables.spec
+
+    @property
+    def arrays(self) -> int:
+        """Physical arrays that the program addresses."""
+        return self.tables.arrays
+
+    def listing(self) -> str:
+        """The program as text; `runtime.listing.parse_listing` reads it back."""
+        return print_listing(self.tables)
+
+    def save(self, path: str | Path) -> None:
+        """Write the program to one file, atomically; `xbarc.load` reads it back."""
+        from runtime.archive import save_program
+
+        save_program(self, Path(path))
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """The layers by name."""
+        return {layer.name: layer for layer in self.tables.layers}
+
+    @cached_property
+    def tiles(self) -> dict[str, Tile]:
+        """The tiles by name."""
+        return {tile.name: tile for tile in self.tables.tiles}
+
+    @cached_property
+    def tile_tensors(self) -> dict[str, TileTensors]:
+        """The arrays of each tile by its name."""
+        return split_tile_tensors(self.tables.tiles, self.tensors)
+
+    def bias(self, layer: str) -> Float64:
+        """Digital bias of a layer, one for each element of its result (of its channels where results are folded)."""
+        bias: Float64 = self.tensors[f"{layer}/bias"]
+        return bias
+
+    def target_conductances(self, tile: str) -> tuple[Float64, Float64]:
+        """Target conductances (plus, minus) of a tile, siemens, each ``(rows, cols)``."""
+        device = self.spec.device
+        tensors = self.tile_tensors[tile]
+        if device.levels is None:
+            return tensors.plus, tensors.minus
+        table = level_conductances(device.g_min, device.g_max, device.levels)
+        return table[tensors.plus], table[tensors.minus]
+
+    def decoded_weights(self, layer: str) -> Float64:
+        """The weights that a layer's tiles stand for, ``(groups, rows, cols)`` float64.
+
+        Read from the instructions: what is loaded, driven and accumulated decides where a weight belongs.
+        """
+        table = self.layers[layer]
+        decoded = np.zeros((table.groups, table.rows, table.cols))
+        loop = next(loop for loop in self.tables.loops if loop.layer == layer)
+        starts: dict[str, int] = {}
+        seen: set[tuple[str, int]] = set()
+        for step in loop.body:
+            if step.op == "load":
+                starts[step.into] = step.start
+            if step.op != "mvm" or (step.tile, starts[step.source]) in seen:
+                continue
+            start = starts[step.source]
+            seen.add((step.tile, start))
+            group, row = divmod(start, table.rows)
+            tensors = self.tile_tensors[step.tile]
+            plus, minus = self.target_conductances(step.tile)
+            block = (plus - minus)[tensors.row_map] / self.spec.device.span * (tensors.col_sign * tensors.scale)
+            decoded[group, row : row + len(block), tensors.col_map - group * table.cols] += block.T
+        return decoded
+
+
+def split_tile_tensors(tiles: tuple[Tile, ...], tensors: Tensors) -> dict[str, TileTensors]:
+    """Cut the layers' flat tensors into tiles, in the order of the table."""
+    at: dict[str, dict[str, int]] = {}
+    result: dict[str, TileTensors] = {}
+    for tile in tiles:
+        position = at.setdefault(tile.layer, dict.fromkeys(TILE_TENSORS, 0))
+        parts: dict[str, npt.NDArray[Any]] = {}
+        for key in TILE_TENSORS:
+            size = tile_tensor_size(key, tile)
+            flat = tensors[f"{tile.layer}/{key}"]
+            parts[key] = flat[position[key] : position[key] + size]
+            position[key] += size
+        for key in ("plus", "minus"):
+            parts[key] = parts[key].reshape(tile.rows, tile.cols)
+        result[tile.name] = TileTensors(**parts)
+    return result
+
+
+def tile_tensor_size(key: str, tile: Tile) -> int:
+    """Elements that a tile has in its layer's flat tensor `key`."""
+    if key in ("plus", "minus"):
+        return tile.rows * tile.cols
+    return tile.rows if key == "row_map" else tile.cols

@@ -1,0 +1,115 @@
+"""The committed models: they are the files that their results describe, and training and export do what they say."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from models.export import export_onnx
+from models.networks import digits_cnn
+from models.recipes import HERE, RECIPES, ImageInput, Recipe, accuracy
+from models.training import TrainingOptions, augment, train
+from xbarc.data import load_data
+
+STILL = TrainingOptions(
+    epochs=3,
+    batch=32,
+    learning_rate=3e-3,
+    weight_decay=0.0,
+    patience=3,
+    validation=40,
+    shift=0.0,
+    rotate=0.0,
+    zoom=0.0,
+    average=0.5,
+)
+
+
+@pytest.fixture(params=RECIPES, ids=lambda recipe: recipe.name)
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    chosen = request.param
+    assert isinstance(chosen, Recipe)
+    return chosen
+
+
+def test_result_describes_the_file(recipe: Recipe) -> None:
+    content = (HERE / recipe.name / "model.onnx").read_bytes()
+    result = json.loads((HERE / recipe.name / "result.json").read_text(encoding="utf-8"))
+    assert result["sha256"] == hashlib.sha256(content).hexdigest()
+    assert result["bytes"] == len(content) < 2**20
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    assert f"{100 * result['test_accuracy']:.2f} %" in readme
+    assert result["command"] in readme
+
+
+def test_model_is_plain(recipe: Recipe) -> None:
+    model = onnx.load(HERE / recipe.name / "model.onnx")
+    assert {node.op_type for node in model.graph.node} <= {
+        "Conv",
+        "BatchNormalization",
+        "Relu",
+        "MaxPool",
+        "Reshape",
+        "Gemm",
+    }
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert not model.metadata_props
+    first = model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in first] == ["batch", 1, recipe.size, recipe.size]
+
+
+def test_digits_cnn_has_batch_normalisation_and_layers_past_128() -> None:
+    model = onnx.load(HERE / "digits-cnn" / "model.onnx")
+    assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 2
+    rows = [int(np.prod(tensor.dims[1:])) for tensor in model.graph.initializer if len(tensor.dims) in (2, 4)]
+    assert sum(count > 128 for count in rows) >= 3
+
+
+def test_digits_cnn_has_its_accuracy() -> None:
+    pytest.importorskip("sklearn.datasets", reason="the set comes with scikit-learn")
+    result = json.loads((HERE / "digits-cnn" / "result.json").read_text(encoding="utf-8"))
+    data = load_data("digits", [ImageInput(("batch", 1, 8, 8))], split="test")
+    measured = accuracy(HERE / "digits-cnn" / "model.onnx", data)
+    assert measured >= 0.985
+    assert measured == pytest.approx(result["test_accuracy"], abs=1e-5)
+
+
+# torch's exporter warns about its own use of deprecated functions.
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_exported_file_computes_what_the_network_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = digits_cnn()
+    images = torch.rand(64, 1, 8, 8)
+    network(images)  # running statistics that differ from the initial ones
+    network.eval()
+    export_onnx(network, images[:2], tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 5, 64):
+        expected = network(images[:batch]).detach().numpy()
+        (scores,) = session.run(None, {"image": images[:batch].numpy()})
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_learns_and_repeats_with_its_seed() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 40)
+    images = (rng.random((10, 1, 8, 8))[labels] + 0.1 * rng.random((400, 1, 8, 8))).astype(np.float32)
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        trained = train(digits_cnn(), images, labels, STILL, seed=1)
+        assert trained.validation_accuracy > 0.9
+        weights.append(torch.cat([weight.detach().flatten() for weight in trained.network.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_augmentation_without_change_gives_the_images() -> None:
+    images = torch.rand(5, 1, 8, 8)
+    still = augment(images, STILL, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(still, images, rtol=0, atol=1e-5)

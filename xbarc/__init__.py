@@ -1,0 +1,1 @@
+"""xbarc: compiles trained ONNX models onto resistive crossbar tiles and runs the result as the chip would."""
