@@ -1,7 +1,8 @@
 """From a model to a tile program: the passes of a compilation, and the remapping of a program."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping as Table, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from compiler.frontend import SourceModel
 from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, TileGrid
 from compiler.passes.assign import Assign
-from compiler.passes.calibrate import Batch, Calibrate
+from compiler.passes.calibrate import Batches, Calibrate
 from compiler.passes.clean import Clean
 from compiler.passes.emit import CALIBRATION, emit
 from compiler.passes.lower import Lower
@@ -95,7 +96,7 @@ def run_compile(
     source: SourceModel,
     spec: HardwareSpec,
     options: CompileOptions,
-    batches: Callable[[], Iterator[Batch]] | None,
+    batches: Batches | None,
     *,
     progress: Callable[[int], None] | None = None,
     stop_after: str | None = None,
@@ -183,9 +184,7 @@ def mapping_of(program: TileProgram) -> Mapping:
             nodes=program.report.totals.nodes,
         ),
         calibration=tables.calibration,
-        grids={
-            layer.name: TileGrid(*layer.weight.shape, spec.array.rows, spec.array.weight_cols) for layer in layers
-        },
+        grids={layer.name: TileGrid.of(layer.weight, spec.array) for layer in layers},
         statistics=statistics,
         quantized=quantized,
         warnings=program.report.warnings,
@@ -197,4 +196,3 @@ def _ends(loop: Loop) -> tuple[tuple[str, str], tuple[str, str]]:
     load = next(step for step in loop.body if step.op == "load")
     store = next(step for step in loop.body if step.op == "store")
     return (load.buffer, load.gather), (store.buffer, store.scatter)
-

@@ -61,7 +61,7 @@ def tensor_info(argument: Any) -> TensorInfo:
     """Name, type and shape of an argument as onnxruntime describes it; ``other`` where it is no tensor."""
     kind = str(argument.type)
     if not kind.startswith("tensor("):
-        return TensorInfo(name=argument.name, dtype="other", shape=None)
+        return TensorInfo(name=argument.name, dtype="other", shape=())
     dtype = _NUMPY_OF.get(kind.removeprefix("tensor(").removesuffix(")"), "other")
     shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "?") for size in argument.shape)
     return TensorInfo(name=argument.name, dtype=dtype, shape=shape)

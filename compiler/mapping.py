@@ -11,11 +11,12 @@ import numpy.typing as npt
 import onnx
 
 from compiler.frontend import SourceModel
+from hwspec.array import Array as CrossbarArray
 from hwspec.errors import VerificationError
 from hwspec.spec import HardwareSpec
 from runtime.quantize import Float64
 from runtime.report import DigitalNode
-from runtime.tables import Gather, Host, Scatter, TensorInfo
+from runtime.tables import Buffer, Gather, Host, Scatter, TensorInfo
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +64,12 @@ class TileGrid:
     cols: int
     tile_rows: int
     tile_cols: int
+
+    @classmethod
+    def of(cls, weight: Array, array: CrossbarArray) -> "TileGrid":
+        """The grid of matrices ``(groups, K, N)`` on arrays of this geometry."""
+        groups, rows, cols = weight.shape
+        return cls(groups, rows, cols, array.rows, array.weight_cols)
 
     @cached_property
     def row_blocks(self) -> tuple[slice, ...]:
@@ -165,7 +172,7 @@ class LoweredGraph:
     steps: tuple[Host | str, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    buffers: tuple[TensorInfo, ...]
+    buffers: tuple[Buffer, ...]
     digital: tuple[DigitalNode, ...]
     nodes: int
 

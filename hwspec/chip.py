@@ -23,6 +23,7 @@ class Chip:
     arrays: int
 
     def __post_init__(self) -> None:
+        """Refuse a chip without arrays."""
         for name in ("rows", "cols", "arrays"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -34,7 +35,7 @@ class Chip:
         return cls(rows=spec.array.rows, cols=spec.array.cols, arrays=arrays)
 
     def check_fits(self, spec: HardwareSpec, arrays: int) -> None:
-        """Raise `ChipError` unless a program for `spec` that addresses `arrays` arrays can be written onto this chip."""
+        """Raise `ChipError` unless this chip takes a program for `spec` that addresses `arrays` arrays."""
         wanted = (spec.array.rows, spec.array.cols)
         if (self.rows, self.cols) != wanted:
             raise ChipError(

@@ -15,7 +15,7 @@ from torch import nn
 from models.export import export_onnx
 from models.networks import digits_cnn, lenet5
 from models.training import TrainingOptions, train
-from xbarc.data import Dataset, load_data
+from xbarc.data.load import Dataset, load_data
 
 HERE = Path(__file__).parent
 
@@ -107,7 +107,7 @@ def run(recipe: Recipe, data: str, seed: int, folder: Path) -> dict[str, object]
     recipe
         What to make.
     data
-        Data source with the splits ``train`` and ``test``, as for `xbarc.data.load_data`.
+        Data source with the splits ``train`` and ``test``, as for `xbarc.data.load.load_data`.
     seed
         Of the weights, the validation split, the order of the images and their augmentation.
     folder

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xbarc.data import class_balanced
+from xbarc.data.load import class_balanced
 
 
 @dataclass(frozen=True)

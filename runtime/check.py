@@ -11,6 +11,7 @@ from hwspec.errors import ProgramError
 from runtime.program import TILE_TENSORS, TileProgram, TileTensors, tile_tensor_size
 from runtime.tables import (
     Acc,
+    Buffer,
     Gather,
     Host,
     Layer,
@@ -20,7 +21,6 @@ from runtime.tables import (
     Row,
     Scatter,
     Store,
-    TensorInfo,
     Tile,
     input_phases,
 )
@@ -169,7 +169,7 @@ def _all_known(subject: str, names: Iterable[str], known: set[str]) -> None:
             raise ProgramError(subject, "must read buffers that earlier instructions wrote", got=name)
 
 
-def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, TensorInfo], known: set[str]) -> None:
+def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, Buffer], known: set[str]) -> None:
     subject = f"loop {loop.layer!r}"
     _require(loop.layer in program.layers, subject, "must compute a layer of the program", loop.layer)
     tables, layer = program.tables, program.layers[loop.layer]
@@ -178,7 +178,9 @@ def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, TensorInfo]
     loads: dict[str, Load] = {}
     mvms: dict[str, Mvm] = {}
     sums: set[str] = set()
-    stored = False
+    stored: set[str] = set()
+    sources = {(step.buffer, step.gather) for step in loop.body if isinstance(step, Load)}
+    _require(len(sources) == 1, subject, "must load from one buffer through one gather", sorted(sources))
 
     def resolve(found: Row | None, requirement: str, got: str) -> None:
         if found is None:
@@ -221,12 +223,13 @@ def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, TensorInfo]
             sums.add(step.into)
         else:
             _check_store(program, layer, step, scatters.get(step.scatter), sums)
-            known.add(step.buffer)
-            stored = True
+            _require(step.buffer not in stored, subject, "must store into a buffer once", step.buffer)
+            stored.add(step.buffer)
             buffer = buffers.get(step.buffer)
             good = buffer is not None and buffer.dtype in ("float16", "float32", "float64")
             _require(good, subject, "must store into a float buffer of the program", step.buffer)
-    _require(stored, subject, "must store its result", "nothing")
+    _require(bool(stored), subject, "must store its result", "nothing")
+    known |= stored
 
 
 def _check_store(program: TileProgram, layer: Layer, step: Store, scatter: Scatter | None, sums: set[str]) -> None:

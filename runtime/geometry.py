@@ -4,6 +4,7 @@ The formulas are those of the ONNX operators Conv and ConvTranspose; `runtime.ge
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -82,21 +83,22 @@ def fold_windows(scatter: Scatter, space: tuple[int, ...]) -> Windows:
     return Windows(tuple(pads), tuple(out))
 
 
-def window_shape(gather: Gather, x: Array) -> tuple[int, ...]:
-    """Shape of the windows that `x` has: (batch, *output space), or the leading axes of vectors.
+def window_shape(gather: Gather, shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of the windows that an input of this shape has: (batch, *output space), or the leading axes of vectors.
 
     Raises
     ------
     DataError
-        If the channels or the rank of `x` are wrong.
+        If the channels or the rank of the input are wrong.
     """
-    axis = -1 if gather.kind == "vectors" else 1
-    rank = 1 if gather.kind == "vectors" else len(gather.kernel) + 2
-    if x.ndim < rank or (gather.kind == "patches" and x.ndim != rank) or x.shape[axis] != gather.channels:
-        raise DataError(f"input of {gather.name}", f"must have {gather.channels} channels", got=tuple(x.shape))
-    if gather.kind == "vectors":
-        return x.shape[:-1]
-    return (x.shape[0], *conv_windows(gather, x.shape[2:]).out)
+    image = gather.kind == "patches"
+    rank = len(gather.kernel) + 2 if image else 1
+    fits = len(shape) == rank if image else len(shape) >= rank
+    if not fits or shape[1 if image else -1] != gather.channels:
+        raise DataError(f"input of {gather.name}", f"must have {gather.channels} channels", got=tuple(shape))
+    if not image:
+        return tuple(shape[:-1])
+    return (shape[0], *conv_windows(gather, tuple(shape[2:])).out)
 
 
 def gather_vectors(gather: Gather, x: Array, select: npt.NDArray[np.int64] | None = None) -> Array:
@@ -111,7 +113,7 @@ def gather_vectors(gather: Gather, x: Array, select: npt.NDArray[np.int64] | Non
     select
         Flat numbers of the windows wanted; None gathers all.
     """
-    shape = window_shape(gather, x)
+    shape = window_shape(gather, x.shape)
     if gather.kind == "vectors":
         flat = x.reshape(-1, gather.channels)
         return flat if select is None else flat[select]

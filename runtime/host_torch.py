@@ -344,7 +344,7 @@ def _apply(step: _Step, values: dict[str, Tensor], device: torch.device) -> Sequ
         results = step.operator.translate(step.node, *arguments)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, ModelError):
             raise
         raise step.node.error(f"cannot run in torch on these inputs: {error}") from error

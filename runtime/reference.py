@@ -79,18 +79,15 @@ class Reference:
 
     def loop(self, loop: Loop, buffers: dict[str, Any]) -> None:
         """Run a loop for all windows at once."""
+        first = next(step for step in loop.body if isinstance(step, Load))
+        shape = window_shape(self._gathers[first.gather], buffers[first.buffer].shape)
+        vectors = self._input_codes(loop.layer, first, buffers[first.buffer])
         codes: dict[str, Float64] = {}
         results: dict[str, _Result] = {}
         sums: dict[str, Float64] = {}
-        shape: tuple[int, ...] = ()
-        gathered: dict[tuple[str, str], Float64] = {}
         for step in loop.body:
             if isinstance(step, Load):
-                key = step.buffer, step.gather
-                if key not in gathered:
-                    shape = window_shape(self._gathers[step.gather], buffers[step.buffer])
-                    gathered[key] = self._input_codes(loop.layer, step, buffers[step.buffer])
-                codes[step.into] = gathered[key][:, step.start : step.stop]
+                codes[step.into] = vectors[:, step.start : step.stop]
             elif isinstance(step, Mvm):
                 results[step.into] = self.mvm(loop.layer, step, codes[step.source])
             elif isinstance(step, Acc):

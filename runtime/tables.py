@@ -30,11 +30,18 @@ class Row(BaseModel):
 
 
 class TensorInfo(Row):
-    """A tensor that crosses a boundary: `dtype` is numpy's name, a text in `shape` is a symbolic dimension."""
+    """An input or output of the model: `dtype` is numpy's name, a text in `shape` is a symbolic dimension."""
 
     name: Name
     dtype: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    shape: tuple[Index | str, ...] | None = Field(description="None where even the rank is unknown")
+    shape: tuple[Index | str, ...]
+
+
+class Buffer(Row):
+    """A tensor between instructions."""
+
+    name: Name
+    dtype: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
 
 
 class Layer(Row):
@@ -194,7 +201,7 @@ class Tables(Row):
     digital_nodes: tuple[Name, ...] = Field(description="nodes that the user kept digital")
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    buffers: tuple[TensorInfo, ...]
+    buffers: tuple[Buffer, ...]
     layers: tuple[Layer, ...]
     gathers: tuple[Gather, ...]
     scatters: tuple[Scatter, ...]

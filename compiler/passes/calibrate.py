@@ -19,6 +19,9 @@ from runtime.tables import TensorInfo
 Batch = tuple[dict[str, npt.NDArray[Any]], int]
 """Inputs by name, and how many samples they hold."""
 
+Batches = Callable[[Sequence[TensorInfo]], Iterator[Batch]]
+"""Gives calibration batches for a model with these inputs."""
+
 MAX_VECTORS = 2048
 MAX_VECTOR_ELEMENTS = 1 << 18
 MIN_VECTORS = 256
@@ -33,12 +36,12 @@ class Calibrate:
     Parameters
     ----------
     batches
-        Gives the calibration inputs, batch by batch; None runs random inputs instead.
+        Gives the calibration inputs of a model with these inputs, batch by batch; None runs random inputs instead.
     progress
         Called with the number of samples done.
     """
 
-    batches: Callable[[], Iterator[Batch]] | None = None
+    batches: Batches | None = None
     progress: Callable[[int], None] | None = None
     name: ClassVar[str] = "calibrate"
     requires: ClassVar[tuple[str, ...]] = ("partition",)
@@ -66,14 +69,14 @@ class Calibrate:
         shapes: dict[str, tuple[int, ...]] = {}
         windows: dict[str, int] = {}
         samples = done = 0
-        batches = self.batches() if self.batches else _random_batches(graph.inputs, mapping.seed)
+        batches = self.batches(graph.inputs) if self.batches else _random_batches(graph.inputs, mapping.seed)
         for feeds, count in batches:
             found = model.run(feeds, wanted) | feeds
             if not samples:
                 samples = count
                 shapes = {name: tuple(int(d) for d in found[_shape_name(name)]) for name in values}
                 for layer in graph.layers:
-                    windows[layer.name] = int(np.prod(window_shape(layer.gather, found[layer.source]))) // count
+                    windows[layer.name] = int(np.prod(window_shape(layer.gather, found[layer.source].shape))) // count
             for layer in graph.layers:
                 collectors[layer.name].add(found[layer.source])
             done += count
@@ -128,7 +131,7 @@ class _Collector:
                 hint="calibrate with typical inputs",
             )
         self._low, self._high = min(self._low, low), max(self._high, high)
-        total = int(np.prod(window_shape(self._layer.gather, x)))
+        total = int(np.prod(window_shape(self._layer.gather, x.shape)))
         # A uniform random key for each window: the smallest keys of all batches are a uniform sample of all windows.
         keys = self._generator.random(total)
         chosen = np.argsort(keys)[: max(MAX_MOMENT_WINDOWS, self._cap)]
@@ -197,8 +200,8 @@ def _batch_of(inputs: Sequence[TensorInfo]) -> int:
 
 def _random_input(info: TensorInfo, inputs: Sequence[TensorInfo], generator: np.random.Generator) -> Array:
     batch = {other.shape[0] for other in inputs if other.shape and isinstance(other.shape[0], str)}
-    if info.shape is None or any(isinstance(size, str) and size not in batch for size in info.shape):
-        shape = ",".join(str(size) for size in info.shape or ())
+    if any(isinstance(size, str) and size not in batch for size in info.shape):
+        shape = ",".join(str(size) for size in info.shape)
         raise DataError(
             f"input {info.name!r}",
             f"has open dimensions ({shape})",

@@ -88,9 +88,11 @@ class Clean:
             ) from error
 
     def _run(self, proto: onnx.ModelProto) -> ir.Model:
-        model = inline_functions(convert_opset(proto))
         refuse_sparse(proto)
+        current = convert_opset(proto)
+        model = inline_functions(current)
         root = model.graph
+        restore_input_shapes(model, current)
         model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
         protect_tensors(model)
         freeze_inputs(root)
@@ -139,12 +141,21 @@ def refuse_sparse(proto: onnx.ModelProto) -> None:
             pending += attribute.graphs
 
 
+def restore_input_shapes(model: ir.Model, proto: onnx.ModelProto) -> None:
+    """Give the inputs their declared shapes: of an input that is also an output, onnx_ir keeps those of the output."""
+    for value, info in zip(model.graph.inputs, proto.graph.input, strict=True):
+        declared = ir.serde.deserialize_value_info_proto(info, None)
+        value.type, value.shape = declared.type, declared.shape
+
+
 def protect_tensors(model: ir.Model) -> None:
     """Put initializers behind tensors with a name of their own, so that renaming them leaves the source untouched."""
     for graph in graphs(model.graph):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 value.const_value = _view(value.const_value, value.name)
+                value.type = ir.TensorType(value.const_value.dtype)
+                value.shape = ir.Shape([int(dim) for dim in value.const_value.shape.numpy()])
 
 
 def _view(tensor: ir.TensorProtocol, name: str | None) -> ir.TensorProtocol:

@@ -133,9 +133,10 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 def _forget_derived_shapes(model: ir.Model) -> None:
     for graph in graphs(model.graph):
-        derived = [output for node in graph for output in node.outputs] + list(graph.outputs)
-        if graph is not model.graph:
-            derived += list(graph.inputs)
-        for value in derived:
-            if not value.is_initializer() and value not in model.graph.inputs:
-                value.shape = None
+        for node in graph:
+            for output in node.outputs:
+                output.shape = None
+            if node.domain == "" and node.op_type in ("Loop", "Scan"):
+                # The first inputs of a Loop's body are its counter and condition, whose shape onnxruntime insists on.
+                for value in node.attributes["body"].as_graph().inputs[2 if node.op_type == "Loop" else 0 :]:
+                    value.shape = None

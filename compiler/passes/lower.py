@@ -14,7 +14,7 @@ from compiler.rules import RULES, Graph, Lowered, StaysDigital
 from compiler.segments import Cut, cut_segments, reads
 from hwspec.errors import DataError, ModelFileError, VerificationError
 from runtime.report import DigitalNode
-from runtime.tables import TensorInfo
+from runtime.tables import Buffer
 
 MAC_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "RNN", "LSTM", "GRU")
 """Operators whose multiply-accumulates are counted."""
@@ -82,9 +82,11 @@ class Lower:
         crossing = {name for cut in cuts for name in (*cut.inputs, *cut.outputs)}
         crossing |= {name for pair in ends.values() for name in pair}
         float_model = _with_nodes(model, floats, added)
-        infos = _infos(float_model, crossing, lowered)
-        model_inputs = {info.name for info in infos["inputs"]}
-        segments = {cut.name: _segment(cut, model, tensors, infos["values"]) for cut in cuts}
+        opened = FloatModel(float_model, expose=crossing & {name for node in floats for name in node.output})
+        kinds = {info.name: info.dtype for info in (*opened.inputs, *opened.outputs.values())}
+        kinds |= {found.target: str(found.weight.dtype) for found in lowered.values()}
+        segments = {cut.name: _segment(cut, model, tensors, kinds) for cut in cuts}
+        written = sorted(crossing - {info.name for info in opened.inputs})
         return replace(
             mapping,
             float_model=float_model,
@@ -92,9 +94,9 @@ class Lower:
                 layers=tuple(_layer(node, lowered) for node in model.graph.node if node.name in lowered),
                 segments=segments,
                 steps=steps,
-                inputs=tuple(infos["inputs"]),
-                outputs=tuple(info for name in outputs for info in infos["values"] if info.name == name),
-                buffers=tuple(info for info in infos["values"] if info.name in crossing - model_inputs),
+                inputs=opened.inputs,
+                outputs=tuple(opened.outputs[name] for name in outputs),
+                buffers=tuple(Buffer(name=name, dtype=kinds[name]) for name in written),
                 digital=tuple(digital),
                 nodes=len(model.graph.node),
             ),
@@ -187,32 +189,16 @@ def _with_nodes(
     return changed
 
 
-def _infos(
-    float_model: onnx.ModelProto, crossing: set[str], lowered: dict[str, Lowered]
-) -> dict[str, list[TensorInfo]]:
-    """Types of the model's inputs and of every value that crosses a border."""
-    made = {name for node in float_model.graph.node for name in node.output}
-    own = [output.name for output in float_model.graph.output]
-    opened = FloatModel(float_model, expose=crossing & made)
-    values = {info.name: info for info in opened.inputs} | opened.outputs
-    for found in lowered.values():
-        if found.target not in values:
-            values[found.target] = TensorInfo(name=found.target, dtype=str(found.weight.dtype), shape=None)
-    wanted = [*dict.fromkeys([*own, *sorted(crossing)])]
-    return {"inputs": list(opened.inputs), "values": [values[name] for name in wanted]}
-
-
-def _segment(
-    cut: Cut, model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], values: Sequence[TensorInfo]
-) -> bytes:
-    types = {info.name: info for info in values}
-    declared: dict[str, onnx.ValueInfoProto] = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+def _segment(cut: Cut, model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], kinds: dict[str, str]) -> bytes:
+    declared: dict[str, onnx.ValueInfoProto] = {
+        value.name: value for value in (*model.graph.input, *model.graph.output)
+    }
 
     def argument(name: str) -> onnx.ValueInfoProto:
-        info = types[name]
-        if info.dtype == "other":
+        kind = kinds[name]
+        if kind == "other":
             return declared[name]
-        element = helper.np_dtype_to_tensor_dtype(np.dtype(info.dtype if info.dtype != "str" else "O"))
+        element = helper.np_dtype_to_tensor_dtype(np.dtype("O" if kind == "str" else kind))
         return helper.make_tensor_value_info(name, element, None)
 
     used = sorted({name for node in cut.nodes for name in reads(node)} & set(tensors))

@@ -16,8 +16,5 @@ class Partition:
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `grids`."""
         array = mapping.spec.array
-        grids = {
-            layer.name: TileGrid(*layer.weight.shape, array.rows, array.weight_cols)
-            for layer in mapping.layers
-        }
+        grids = {layer.name: TileGrid.of(layer.weight, array) for layer in mapping.layers}
         return replace(mapping, grids=grids)

@@ -61,6 +61,14 @@ def layer_normalisation(
     return (y if bias is None else y + bias), mean, inverse
 
 
+@translates("Scaler", domain="ai.onnx.ml")
+def scaler(node: HostNode, x: Tensor) -> Tensor:
+    """``(x - offset) scale`` with one value for all or one a feature; float32, also of integers."""
+    offset = torch.tensor(node.reals("offset"), dtype=torch.float32, device=x.device)
+    scale = torch.tensor(node.reals("scale"), dtype=torch.float32, device=x.device)
+    return (x.float() - offset) * scale
+
+
 @translates("LpNormalization")
 def lp_normalisation(node: HostNode, x: Tensor) -> Tensor:
     """Divided by the 1- or 2-norm along one axis; a row of zeros stays zero."""
@@ -68,9 +76,13 @@ def lp_normalisation(node: HostNode, x: Tensor) -> Tensor:
     return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
-@translates("LRN")
+def _refuse_even(node: HostNode) -> str:
+    return "" if node.integer("size", 1) % 2 else "an even window is not translated"
+
+
+@translates("LRN", refuses=_refuse_even)
 def local_response_normalisation(node: HostNode, x: Tensor) -> Tensor:
-    """An even window reaches one channel further up, where torch's reaches further down."""
+    """Over a window of channels centred on each; onnxruntime refuses an even one."""
     size = node.integer("size", 1)
     rows = functional.pad((x * x).flatten(2), (0, 0, (size - 1) // 2, size // 2))
     total = rows.unfold(1, size, 1).sum(-1).reshape(x.shape)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from runtime.host_ops.node_torch import HostNode, only_integer, only_text, refuse_any, translates
 
+_TRAIN = True  # changes nothing without dropout, but cuDNN has no gradient otherwise
 _ACTIVATIONS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
 
 
@@ -83,7 +84,9 @@ def lstm(
 
     def run(sequence: Tensor) -> tuple[Tensor, ...]:
         states = (_initial(hidden, x, r), _initial(cell, x, r))
-        y, last, last_cell = torch.lstm(sequence, states, weights, b is not None, 1, 0.0, False, directions == 2, False)
+        y, last, last_cell = torch.lstm(
+            sequence, states, weights, b is not None, 1, 0.0, _TRAIN, directions == 2, False
+        )
         return _time_axes(y, directions), last, last_cell
 
     return _both_ways(node, x, run)
@@ -106,7 +109,7 @@ def gru(
         weights = _flat_weights(w, r, b, (1, 0, 2))
 
         def run(sequence: Tensor) -> tuple[Tensor, ...]:
-            y, last = torch.gru(sequence, state, weights, b is not None, 1, 0.0, False, directions == 2, False)
+            y, last = torch.gru(sequence, state, weights, b is not None, 1, 0.0, _TRAIN, directions == 2, False)
             return _time_axes(y, directions), last
 
         return _both_ways(node, x, run)
@@ -150,7 +153,7 @@ def rnn(
 
     def run(sequence: Tensor) -> tuple[Tensor, ...]:
         state = _initial(hidden, x, r)
-        y, last = function(sequence, state, weights, b is not None, 1, 0.0, False, directions == 2, False)
+        y, last = function(sequence, state, weights, b is not None, 1, 0.0, _TRAIN, directions == 2, False)
         return _time_axes(y, directions), last
 
     return _both_ways(node, x, run)

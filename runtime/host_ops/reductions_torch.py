@@ -34,8 +34,8 @@ def _norm1(x: Tensor, axes: Axes, keep: bool) -> Tensor:
 
 def _norm2(x: Tensor, axes: Axes, keep: bool) -> Tensor:
     """The gradient at zero is zero, where that of ``sqrt(sum(x * x))`` is not a number."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=keep)
-    return norm
+    norm: Tensor = torch.linalg.vector_norm(x if x.is_floating_point() else x.double(), dim=axes, keepdim=keep)
+    return norm.to(x.dtype)
 
 
 _REDUCTIONS: dict[str, Callable[[Tensor, Axes, bool], Tensor]] = {
@@ -50,9 +50,6 @@ _REDUCTIONS: dict[str, Callable[[Tensor, Axes, bool], Tensor]] = {
     "ReduceSum": _sum,
     "ReduceSumSquare": lambda x, axes, keep: _sum(x * x, axes, keep),
 }
-
-_THROUGH_FLOATS = ("ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
-"""Reductions of integers that are computed in float64 and cut to an integer."""
 
 
 def _refuse_reduction(node: HostNode) -> str:
@@ -70,8 +67,8 @@ def reduction(node: HostNode, x: Tensor, axes: list[int] | None = None) -> Tenso
         return x
     places = tuple(axis % max(x.ndim, 1) for axis in chosen) or tuple(range(x.ndim))
     keep = bool(node.integer("keepdims", 1))
-    if node.op in _THROUGH_FLOATS and not x.is_floating_point():
-        return _REDUCTIONS[node.op](x.double(), places, keep).to(x.dtype)
+    if not x.is_floating_point() and node.op.startswith("ReduceLog"):
+        raise node.error(f"takes the logarithm of {x.dtype}, which is translated for floats only")
     return _REDUCTIONS[node.op](x, places, keep)
 
 

@@ -24,7 +24,19 @@ _COORDINATES = (
     "align_corners",
     "asymmetric",
 )
+
+
+def _refuse_ties(node: HostNode) -> str:
+    """Symmetric half pixels put many places exactly between two, where the order of float operations decides."""
+    symmetric = node.text("coordinate_transformation_mode", "") == "half_pixel_symmetric"
+    nearest = symmetric and node.text("mode", "nearest") == "nearest"
+    return (
+        "coordinate_transformation_mode='half_pixel_symmetric' is not translated for mode='nearest'" if nearest else ""
+    )
+
+
 _REFUSALS = refuse_any(
+    _refuse_ties,
     only_text("mode", "nearest", "nearest", "linear", "cubic"),
     only_text("coordinate_transformation_mode", "half_pixel", *_COORDINATES),
     only_text("nearest_mode", "round_prefer_floor", "round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),

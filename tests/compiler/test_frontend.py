@@ -1,5 +1,6 @@
 """The front end reads what onnxruntime runs, and refuses hostile or broken files with one clear message."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def test_loading_a_proto_neither_keeps_nor_changes_it() -> None:
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (lambda path: None, "does not exist"),
+        (lambda _: None, "does not exist"),
         (lambda path: path.mkdir(), "directory"),
         (lambda path: path.touch(), "is empty"),
         (lambda path: path.write_bytes(b"not an onnx model at all"), "not an ONNX model"),
@@ -105,10 +106,8 @@ def test_every_truncation_is_refused_or_leaves_a_complete_graph() -> None:
 def test_a_changed_byte_is_refused_cleanly_or_read(position: int, value: int) -> None:
     data = bytearray(matmul().SerializeToString())
     data[position % len(data)] = value
-    try:
+    with contextlib.suppress(ModelError):
         assert isinstance(load_model(bytes(data)), SourceModel)
-    except ModelError as error:
-        assert str(error)
 
 
 # -- external data --------------------------------------------------------------------------------------------------
@@ -217,7 +216,7 @@ def test_an_initializer_holds_what_it_declares(change: Callable[[onnx.TensorProt
 @pytest.mark.parametrize("dtype", sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}))
 def test_every_tensor_type_that_onnx_writes_is_read(dtype: int) -> None:
     if dtype == TensorProto.STRING:
-        tensor = helper.make_tensor("t", dtype, [3], [b"a", b"b", b"c"])
+        tensor = numpy_helper.from_array(np.array(["a", "b", "c"], dtype=object), "t")
     else:
         tensor = helper.make_tensor("t", dtype, [3], [1, 0, 1])
     model = matmul()

@@ -14,7 +14,7 @@ from models.export import export_onnx
 from models.networks import digits_cnn
 from models.recipes import HERE, RECIPES, ImageInput, Recipe, accuracy
 from models.training import TrainingOptions, augment, train
-from xbarc.data import load_data
+from xbarc.data.load import load_data
 
 STILL = TrainingOptions(
     epochs=3,

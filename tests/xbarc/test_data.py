@@ -18,9 +18,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from hwspec.errors import DataError
-from xbarc import image_folder, npz
-from xbarc.data import Dataset, class_balanced, load_data
-from xbarc.sample_axis import fixed_batch, sample_axes
+from xbarc.data import image_folder, npz
+from xbarc.data.load import Dataset, class_balanced, load_data
+from xbarc.data.sample_axis import fixed_batch, sample_axes
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def small_tree(prefix: str = "") -> dict[str, bytes]:
 
 
 def test_importing_data_loads_no_heavy_library() -> None:
-    code = "import sys, xbarc.data; print(sorted({'torch', 'onnx', 'PIL', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, xbarc.data.load; print(sorted({'torch', 'onnx', 'PIL', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
