@@ -89,6 +89,7 @@ def start_mapping(source: SourceModel, spec: HardwareSpec, options: CompileOptio
         seed=options.seed,
         input_shapes=dict(options.input_shapes),
         digital_nodes=options.digital,
+        fuse_batchnorm=options.fuse_batchnorm,
     )
 
 
@@ -172,6 +173,7 @@ def mapping_of(program: TileProgram) -> Mapping:
         seed=tables.seed,
         input_shapes=tables.input_shapes,
         digital_nodes=tables.digital_nodes,
+        fuse_batchnorm=tables.fuse_batchnorm,
         passes=("clean", "lower", "partition", "calibrate", "quantize"),
         graph=LoweredGraph(
             layers=tuple(layers),

@@ -30,6 +30,8 @@ class FloatModel:
         An ONNX model.
     expose
         Values of the main graph to give out beside the model's own outputs.
+    optimize
+        Whether onnxruntime may fuse operators; values laid open then keep it from fusing over them.
 
     Raises
     ------
@@ -37,7 +39,7 @@ class FloatModel:
         If onnxruntime refuses the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, expose: Iterable[str] = ()) -> None:
+    def __init__(self, model: onnx.ModelProto, expose: Iterable[str] = (), *, optimize: bool = False) -> None:
         opened = onnx.ModelProto()
         opened.CopyFrom(model)
         own = {output.name for output in opened.graph.output}
@@ -46,8 +48,7 @@ class FloatModel:
             content = opened.SerializeToString()
         except Exception as error:  # protobuf raises its own types past 2 GiB
             raise ModelError("model", f"is too large to be run ({error})") from None
-        # Graph optimisations stay off: they would fuse away the values that are laid open.
-        self._session = Session(content, optimize=False, subject="model")
+        self._session = Session(content, optimize=optimize, subject="model")
         self.inputs = tuple(tensor_info(argument) for argument in self._session.get_inputs())
         self.outputs = {argument.name: tensor_info(argument) for argument in self._session.get_outputs()}
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -84,6 +85,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> SourceModel:
         raise ModelFileError("the model", "must be a path, bytes or an onnx.ModelProto", got=type(source).__name__)
 
     _check_header(proto, name)
+    _check_text(proto, name)
     proto.ClearField("training_info")
     _check_tensors(proto, folder, name)
     for graph in _graphs(proto):
@@ -158,6 +160,22 @@ def _check_header(proto: onnx.ModelProto, name: str) -> None:
         raise ModelFileError(name, "must state a positive IR version", got=proto.ir_version)
     if not proto.opset_import and proto.ir_version >= 3:
         raise ModelFileError(name, "names no operator set", hint="it is not an ONNX model, or it is truncated")
+
+
+def _check_text(message: Any, name: str) -> None:
+    """Every text in the model is valid UTF-8; protobuf hands any other out as bytes."""
+    if isinstance(message, onnx.TensorProto):  # its other fields are data, and listing them would copy it
+        fields = [(message.DESCRIPTOR.fields_by_name["name"], message.name)]
+    else:
+        fields = message.ListFields()
+    for field, value in fields:
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, str | bytes) or hasattr(value, "DESCRIPTOR") else value:
+            if isinstance(item, bytes):
+                raise ModelFileError(f"{name}: {message.DESCRIPTOR.name}.{field.name}", "must be valid UTF-8", got=item)
+            if not isinstance(item, str):
+                _check_text(item, name)
 
 
 # -- tensors ----------------------------------------------------------------------------------------------------------

@@ -186,6 +186,7 @@ class Mapping:
     seed: int = 0
     input_shapes: Table[str, tuple[int, ...]] = field(default_factory=dict)
     digital_nodes: tuple[str, ...] = ()
+    fuse_batchnorm: bool = True
     passes: tuple[str, ...] = ()
     cleaned: onnx.ModelProto | None = None
     float_model: onnx.ModelProto | None = None

@@ -85,7 +85,7 @@ def conv(node: onnx.NodeProto, graph: Graph) -> Lowered:
     """1-D, 2-D and 3-D; strides, dilations, groups, depthwise, asymmetric and automatic padding; constant weight."""
     weight = _weight(node, 1, graph)
     groups, rank = _attribute(node, "group", 1), weight.ndim - 2
-    bias, after, target, extra = _bias(node, 2, graph, len(weight), rank)
+    added = _bias(node, graph, len(weight), rank)
     kernel = weight.shape[2:]
     per_group = weight.reshape(groups, -1, *weight.shape[1:])
     matrix = np.moveaxis(per_group, (1, 2), (-1, -2)).reshape(groups, prod(kernel) * weight.shape[1], -1)
@@ -94,7 +94,7 @@ def conv(node: onnx.NodeProto, graph: Graph) -> Lowered:
     return Lowered(
         weight=matrix,
         initializer=node.input[1],
-        bias=bias,
+        bias=added.row,
         gather=Gather(
             name=f"{node.name}.in",
             kind="patches",
@@ -108,9 +108,10 @@ def conv(node: onnx.NodeProto, graph: Graph) -> Lowered:
         ),
         scatter=Scatter(name=f"{node.name}.out", kind="image", channels=len(weight)),
         source=node.input[0],
-        target=target,
-        after=after,
-        constants=extra,
+        target=added.target,
+        before=added.before,
+        after=added.after,
+        constants=added.constants,
     )
 
 
@@ -119,7 +120,7 @@ def conv_transpose(node: onnx.NodeProto, graph: Graph) -> Lowered:
     weight = _weight(node, 1, graph)
     groups, rank = _attribute(node, "group", 1), weight.ndim - 2
     channels = weight.shape[1] * groups
-    bias, after, target, extra = _bias(node, 2, graph, channels, rank)
+    added = _bias(node, graph, channels, rank)
     per_group = weight.reshape(groups, -1, *weight.shape[1:])
     matrix = np.moveaxis(per_group, 2, -1).reshape(groups, per_group.shape[1], -1)
     strides, dilations, pads, auto_pad = _window_attributes(node, rank)
@@ -127,7 +128,7 @@ def conv_transpose(node: onnx.NodeProto, graph: Graph) -> Lowered:
     return Lowered(
         weight=matrix,
         initializer=node.input[1],
-        bias=bias,
+        bias=added.row,
         gather=Gather(
             name=f"{node.name}.in",
             kind="patches",
@@ -151,9 +152,10 @@ def conv_transpose(node: onnx.NodeProto, graph: Graph) -> Lowered:
             output_shape=tuple(_attribute(node, "output_shape", ()))[-rank:],
         ),
         source=node.input[0],
-        target=target,
-        after=after,
-        constants=extra,
+        target=added.target,
+        before=added.before,
+        after=added.after,
+        constants=added.constants,
     )
 
 
@@ -171,37 +173,22 @@ def gemm(node: onnx.NodeProto, graph: Graph) -> Lowered:
         before.append(_transpose(source, graph.fresh(f"{node.name}.rows"), (1, 0)))
         source = before[-1].output[0]
     n = matrix.shape[2]
-    added = node.input[2] if len(node.input) > 2 else ""
-    constant = graph.constant(added) if added else None
-    row = np.zeros(n)
-    inline = constant is not None and constant.size in (1, n) and constant.ndim <= 2 and not swapped
-    inline = inline and (constant is None or constant.size == 1 or constant.shape[-1] == n)
-    constants = {}
-    if constant is not None and inline:
-        row = np.broadcast_to(constant.astype(np.float64).reshape(-1) * beta, (n,)).copy()
-    target, after = node.output[0], []
-    if added and not inline:
-        target = graph.fresh(f"{node.name}.product")
-        scaled = added
-        if beta != 1.0:
-            scale, scaled = graph.fresh(f"{node.name}.beta"), graph.fresh(f"{node.name}.addend")
-            constants[scale] = np.asarray(beta, weight.dtype)
-            after.append(helper.make_node("Mul", [added, scale], [scaled], f"{node.name}.beta"))
-        after.append(helper.make_node("Add", [target, scaled], [node.output[0]], f"{node.name}.add"))
+    added = _addend(node, graph, n, beta, weight.dtype, inline=not swapped)
+    target, after = added.target, list(added.after)
     if swapped:
         product, target = target, graph.fresh(f"{node.name}.columns")
         after.insert(0, _transpose(target, product, (1, 0)))
     return Lowered(
         weight=matrix,
         initializer=node.input[0 if swapped else 1],
-        bias=row,
+        bias=added.row,
         gather=Gather(name=f"{node.name}.in", kind="vectors", channels=matrix.shape[1]),
         scatter=Scatter(name=f"{node.name}.out", kind="vectors", channels=n),
         source=source,
         target=target,
-        before=tuple(before),
+        before=(*before, *added.before),
         after=tuple(after),
-        constants=constants,
+        constants=added.constants,
     )
 
 
@@ -327,20 +314,55 @@ def _weight(node: onnx.NodeProto, index: int, graph: Graph) -> Array:
     return weight
 
 
-def _bias(
-    node: onnx.NodeProto, index: int, graph: Graph, channels: int, rank: int
-) -> tuple[Array, tuple[onnx.NodeProto, ...], str, dict[str, Array]]:
+@dataclass(frozen=True)
+class _Addend:
+    """What is added to a product: a constant row, or a computed value that digital nodes add to `target`."""
+
+    row: Array
+    target: str
+    before: tuple[onnx.NodeProto, ...] = ()
+    after: tuple[onnx.NodeProto, ...] = ()
+    constants: dict[str, Array] = field(default_factory=dict)
+
+
+def _bias(node: onnx.NodeProto, graph: Graph, channels: int, rank: int) -> _Addend:
     """Bias of a convolution: constant, absent, or computed at run time and then added by a digital node."""
-    name = node.input[index] if len(node.input) > index else ""
+    name = node.input[2] if len(node.input) > 2 else ""
     constant = graph.constant(name) if name else np.zeros(channels)
     if constant is not None:
-        return constant.astype(np.float64), (), node.output[0], {}
+        return _Addend(constant.astype(np.float64), node.output[0])
     target, column, shape = (graph.fresh(f"{node.name}.{stem}") for stem in ("product", "column", "column.shape"))
-    after = (
-        helper.make_node("Reshape", [name, shape], [column], column),
-        helper.make_node("Add", [target, column], [node.output[0]], f"{node.name}.add"),
+    return _Addend(
+        row=np.zeros(channels),
+        target=target,
+        before=(helper.make_node("Reshape", [name, shape], [column], column),),
+        after=(helper.make_node("Add", [target, column], [node.output[0]], f"{node.name}.add"),),
+        constants={shape: np.asarray([-1, *(1,) * rank], np.int64)},
     )
-    return np.zeros(channels), after, target, {shape: np.asarray([-1, *(1,) * rank], np.int64)}
+
+
+def _addend(node: onnx.NodeProto, graph: Graph, n: int, beta: float, dtype: np.dtype[Any], *, inline: bool) -> _Addend:
+    """``beta C`` of a Gemm: a row of `n` where C is constant and the same in every row, else digital nodes."""
+    name = node.input[2] if len(node.input) > 2 and beta != 0.0 else ""
+    constant = graph.constant(name) if name else np.zeros(1)
+    if constant is not None and inline and constant.size == prod(constant.shape[-1:]) and constant.size in (1, n):
+        row = np.broadcast_to(constant.astype(np.float64).reshape(-1) * beta, (n,))
+        return _Addend(row.copy(), node.output[0])
+    if not name:
+        return _Addend(np.zeros(n), node.output[0])
+    target, before, constants = graph.fresh(f"{node.name}.product"), [], {}
+    if beta != 1.0:
+        factor, scaled = graph.fresh(f"{node.name}.beta"), graph.fresh(f"{node.name}.addend")
+        constants[factor] = np.asarray(beta, dtype)
+        before.append(helper.make_node("Mul", [name, factor], [scaled], scaled))
+        name = scaled
+    return _Addend(
+        row=np.zeros(n),
+        target=target,
+        before=tuple(before),
+        after=(helper.make_node("Add", [target, name], [node.output[0]], f"{node.name}.add"),),
+        constants=constants,
+    )
 
 
 def _window_attributes(

@@ -2,12 +2,17 @@
 
 import functools
 import math
+import numbers
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 if TYPE_CHECKING:
     import pint
+
+_TEXT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµμΩ/ ]{0,40})")
+"""A number and a unit: pint itself would also evaluate arithmetic, and take forever over ``9**9**9``."""
 
 
 @functools.cache
@@ -32,29 +37,37 @@ def parse_quantity(value: object, unit: str) -> float:
     ValueError
         If the text is no quantity, of another dimension, or not finite.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
         raise ValueError(f"must be a number or text with units of {unit}, not {value!r}")
     if isinstance(value, str):
         import pint
 
+        malformed = f'must be text such as "1.5 {unit}", not {value!r}'
+        found = _TEXT.fullmatch(value)
+        if found is None:
+            raise ValueError(malformed)
         try:
-            number = float(_registry().Quantity(value).to(unit).magnitude)
+            number = float(_registry().Quantity(float(found[1]), found[2]).to(unit).magnitude)
         except pint.DimensionalityError:
             raise ValueError(f"must be a quantity in {unit}, not {value!r}") from None
         except Exception:  # pint raises tokenizer and attribute errors of many kinds on malformed text
-            raise ValueError(f'must be text such as "1.5 {unit}", not {value!r}') from None
+            raise ValueError(malformed) from None
     else:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"must be finite, not {value!r}")
     return number
 
 
 def format_quantity(value: float, unit: str) -> str:
-    """Print an SI number with a readable prefix, e.g. ``1e-4`` siemens as ``"100 uS"``."""
+    """Print an SI number with a readable prefix, e.g. ``1e-4`` siemens as ``"100 uS"``; it reads back unchanged."""
     quantity = _registry().Quantity(value, unit)
     compact = quantity.to_compact() if value else quantity
-    return f"{compact.magnitude:.12g} {compact.units:~C}".replace("µ", "u")
+    text = f"{compact.magnitude:.12g} {compact.units:~C}".replace("µ", "u")
+    return text if parse_quantity(text, unit) == value else f"{value!r} {unit}"
 
 
 def _quantity(unit: str) -> tuple[BeforeValidator, Any]:

@@ -56,7 +56,7 @@ def conv_windows(gather: Gather, space: tuple[int, ...]) -> Windows:
 def fold_windows(scatter: Scatter, space: tuple[int, ...]) -> Windows:
     """Output of a transposed convolution over an image of spatial shape `space`: margins to crop, final shape.
 
-    A margin is negative where the model fixes an output larger than the windows reach.
+    The end margin is negative where the model fixes an output larger than the windows reach.
     """
     pads, out = [], []
     rank = len(scatter.kernel)
@@ -66,10 +66,8 @@ def fold_windows(scatter: Scatter, space: tuple[int, ...]) -> Windows:
         if scatter.output_shape or scatter.auto_pad != "none":
             target = scatter.output_shape[axis] if scatter.output_shape else size * scatter.strides[axis]
             total = max(full - target, 0)
-            # onnxruntime: the odd cell goes to the beginning for SAME_UPPER with a fixed shape, and for SAME_LOWER
-            # without one; to the end otherwise.
-            to_begin = scatter.auto_pad == ("same_upper" if scatter.output_shape else "same_lower")
-            begin = total - total // 2 if to_begin else total // 2
+            # An odd cell is cropped at the end for SAME_UPPER, else at the beginning.
+            begin = total // 2 if scatter.auto_pad == "same_upper" else total - total // 2
             if not scatter.output_shape:
                 target = full - total
             end = full - target - begin

@@ -199,6 +199,7 @@ class Tables(Row):
     seed: int
     input_shapes: dict[Name, tuple[Index, ...]] = Field(description="as the user gave them")
     digital_nodes: tuple[Name, ...] = Field(description="nodes that the user kept digital")
+    fuse_batchnorm: bool
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     buffers: tuple[Buffer, ...]

@@ -76,8 +76,8 @@ def _affine(norm: ir.Node) -> _Affine | None:
     tensors = constant_values(norm.inputs[1:5])
     if tensors is None or len(tensors) != 4:
         return None
-    scale, bias, mean, var = (np.asarray(tensor.numpy()).astype(np.float64) for tensor in tensors)
-    epsilon = float(np.float32(attribute_float(norm, "epsilon", 1e-5)))
+    scale, bias, mean, var = (_double(tensor) for tensor in tensors)
+    epsilon = attribute_float(norm, "epsilon", 1e-5)
     with np.errstate(all="ignore"):
         factor = scale / np.sqrt(var + epsilon)
         offset = bias - factor * mean
@@ -142,7 +142,7 @@ def _fused_weight(node: ir.Node, affine: _Affine) -> Array | None:
     tensor = constant(node.inputs[1])
     if tensor is None:
         return None
-    weight = np.asarray(tensor.numpy()).astype(np.float64)
+    weight = _double(tensor)
     factor = affine.factor
     if node.op_type == "Conv":
         return weight * _on_axis(factor, weight.ndim, 0) if weight.ndim > 2 and weight.shape[0] == len(factor) else None
@@ -175,7 +175,12 @@ def _fused_bias(node: ir.Node, affine: _Affine) -> Array | None:
     ):
         return None
     beta = attribute_float(node, "beta", 1.0) if node.op_type == "Gemm" else 1.0
-    return affine.factor * beta * np.asarray(tensor.numpy()).astype(np.float64).reshape(-1) + affine.offset
+    return affine.factor * beta * _double(tensor).reshape(-1) + affine.offset
+
+
+def _double(tensor: ir.TensorProtocol) -> Array:
+    with np.errstate(invalid="ignore"):  # a NaN stays one; what is not finite is not fused
+        return np.asarray(tensor.numpy()).astype(np.float64)
 
 
 def _on_axis(vector: Array, rank: int, axis: int) -> Array:
@@ -187,6 +192,6 @@ def _cast(array: Array, like: ir.Value | None) -> ir.TensorProtocol | None:
     tensor = constant(like)
     if tensor is None:
         return None
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         cast = array.astype(tensor.dtype.numpy())
     return ir.tensor(cast, dtype=tensor.dtype) if np.isfinite(cast.astype(np.float64)).all() else None

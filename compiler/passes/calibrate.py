@@ -69,7 +69,7 @@ class Calibrate:
         shapes: dict[str, tuple[int, ...]] = {}
         windows: dict[str, int] = {}
         samples = done = 0
-        batches = self.batches(graph.inputs) if self.batches else _random_batches(graph.inputs, mapping.seed)
+        batches = self.batches(graph.inputs) if self.batches else random_batches(graph.inputs, mapping.seed)
         for feeds, count in batches:
             found = model.run(feeds, wanted) | feeds
             if not samples:
@@ -185,8 +185,14 @@ def _with_shapes(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelPro
     return opened
 
 
-def _random_batches(inputs: Sequence[TensorInfo], seed: int) -> Iterator[Batch]:
-    """Random samples, one at a time: normal floats, integers 0 and 1."""
+def random_batches(inputs: Sequence[TensorInfo], seed: int) -> Iterator[Batch]:
+    """Random samples, one at a time: normal floats, integers 0 and 1.
+
+    Raises
+    ------
+    DataError
+        If an input has open dimensions, or is of a type that cannot be made up.
+    """
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0]))
     for _ in range(RANDOM_SAMPLES):
         yield {info.name: _random_input(info, inputs, generator) for info in inputs}, _batch_of(inputs)

@@ -18,7 +18,7 @@ from compiler.passes.edit import (
     replace_value,
 )
 from compiler.passes.fold import MAX_FOLDED_BYTES, constant_bytes, fold_constants
-from compiler.passes.infer import infer_shapes
+from compiler.passes.infer import infer_shapes, skeleton
 from compiler.passes.inline import inline_constant_ifs, inline_functions
 from compiler.passes.input_shapes import fix_input_shapes
 from compiler.passes.shape_arithmetic import fold_shapes
@@ -108,6 +108,7 @@ class Clean:
         used = {node.domain for node in root.all_nodes()} | {""}
         for domain in [domain for domain in model.opset_imports if domain not in used]:
             del model.opset_imports[domain]
+        skeleton(model)  # a model that cannot be written out again fails here, where it becomes a ModelError
         return model
 
 

@@ -41,6 +41,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         seed=mapping.seed,
         input_shapes=dict(mapping.input_shapes),
         digital_nodes=mapping.digital_nodes,
+        fuse_batchnorm=mapping.fuse_batchnorm,
         inputs=graph.inputs,
         outputs=graph.outputs,
         buffers=graph.buffers,

@@ -28,7 +28,7 @@ def infer_shapes(model: ir.Model) -> None:
 
 def _infer_once(model: ir.Model) -> bool:
     try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(model), strict_mode=False, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=False, data_prop=True)
     except Exception:  # onnx raises its own types and RuntimeError; onnxruntime has the last word on a model
         return False
     symbols = input_symbols(model.graph)
@@ -46,7 +46,7 @@ def input_symbols(root: ir.Graph) -> frozenset[str]:
     return frozenset(dim.value for dim in dims if isinstance(dim, ir.SymbolicDim) and dim.value is not None)
 
 
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
+def skeleton(model: ir.Model) -> onnx.ModelProto:
     """The model with large initializers as inputs, and small ones repeated in every body that captures them.
 
     Inference looks up the data of a constant only in the graph that uses it.

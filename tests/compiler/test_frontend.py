@@ -252,6 +252,13 @@ def test_names_are_defined_once_and_before_use(nodes: list[tuple[str, str, str]]
         load_model(make_model(protos, [numpy_helper.from_array(WEIGHT, "w")]))
 
 
+def test_names_are_text() -> None:
+    data = make_model([helper.make_node("Relu", ["x"], ["y"], name="AAAA")], []).SerializeToString()
+    for name in (b"AAAA", b"Relu"):
+        with pytest.raises(ModelFileError, match="UTF-8"):
+            load_model(data.replace(name, b"A\xffAA"))
+
+
 def test_two_initializers_of_one_name_are_refused() -> None:
     model = matmul()
     model.graph.initializer.append(model.graph.initializer[0])

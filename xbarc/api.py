@@ -1,0 +1,199 @@
+"""The public functions of xbarc."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from compiler.compile import CompileOptions, finish, remap_program, run_compile
+from compiler.frontend import load_model
+from compiler.passes.calibrate import Batch, Batches
+from hwspec.chip import Chip
+from hwspec.errors import DataError
+from hwspec.spec import HardwareSpec
+from runtime.archive import load_program
+from runtime.program import TileProgram
+from runtime.programming import program_chip
+from runtime.tables import TensorInfo
+from xbarc.data.load import Dataset, load_data
+
+if TYPE_CHECKING:
+    import onnx
+
+Data = str | Path | Mapping[str, Any] | np.ndarray | Dataset
+
+CALIBRATION_BATCH = 16
+
+
+def compile_model(
+    model: "str | Path | bytes | onnx.ModelProto",
+    spec: HardwareSpec | str | Path = "rram-128",
+    calibration: Data | None = None,
+    chip: Chip | None = None,
+    seed: int = 0,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    options: CompileOptions | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TileProgram:
+    """Compile an ONNX model into a tile program.
+
+    Parameters
+    ----------
+    model
+        Path of an ONNX file, its bytes, or the model itself.
+    spec
+        The hardware: a spec, the name of a preset, or the path of a file.
+    calibration
+        Typical inputs: arrays by the names of the model's inputs, one array for a model with one input, or anything
+        that `xbarc.data.load.load_data` reads. Without them ranges stem from random inputs.
+    chip
+        The chip that the program is for; it must have enough arrays of the right size.
+    seed
+        For random inputs and for the choice of calibration vectors.
+    input_shapes
+        Shapes of inputs that the model leaves open; an open leading dimension stays the batch.
+    options
+        Further options; `seed` and `input_shapes` given here take their place there.
+    progress
+        Called with the number of calibration samples done.
+
+    Raises
+    ------
+    ModelFileError, ModelError
+        The model cannot be read, or is not supported.
+    SpecError, ChipError, DataError
+        The spec, the chip, or the data does not fit.
+    """
+    options = dataclasses.replace(
+        options or CompileOptions(),
+        seed=seed,
+        input_shapes={name: tuple(int(size) for size in shape) for name, shape in (input_shapes or {}).items()},
+    )
+    batches = None if calibration is None else calibration_batches(calibration)
+    source = load_model(model)
+    program = finish(
+        run_compile(source, HardwareSpec.resolve(spec), options, batches, progress=progress),
+        keep_source=options.keep_source,
+    )
+    if chip is not None:
+        chip.check_fits(program.spec, program.arrays)
+    return program
+
+
+def calibration_batches(data: Data, **reading: Any) -> Batches:
+    """Batches of calibration data for a model whose inputs are known only once it is cleaned.
+
+    Parameters
+    ----------
+    data
+        As for `compile_model`.
+    reading
+        Options of `xbarc.data.load.load_data`.
+    """
+
+    def batches(inputs: Sequence[TensorInfo]) -> Iterator[Batch]:
+        dataset = data if isinstance(data, Dataset) else load_data(data, inputs, **reading)
+        start = 0
+        for feeds in dataset.batches(CALIBRATION_BATCH):
+            count = min(dataset.fixed_batch or CALIBRATION_BATCH, len(dataset) - start)
+            start += count
+            yield feeds, count
+
+    return batches
+
+
+def remap(program: TileProgram, chip: Chip | None = None, *, share_arrays: bool = True) -> TileProgram:
+    """Place, assign and set ranges again, for this chip.
+
+    Parameters
+    ----------
+    program
+        A program of any chip.
+    chip
+        The chip that the result is for; it must have enough arrays of the right size.
+    share_arrays
+        Whether small tiles of a layer share arrays.
+
+    Raises
+    ------
+    ChipError
+        If the chip does not take the program.
+    """
+    remapped = remap_program(program, CompileOptions(share_arrays=share_arrays))
+    if chip is not None:
+        chip.check_fits(remapped.spec, remapped.arrays)
+    return remapped
+
+
+def load(path: str | Path) -> TileProgram:
+    """Read a program from a file and validate it; raises `ProgramError` naming what is wrong."""
+    return load_program(Path(path))
+
+
+class Simulation:
+    """A program on a chip, ready to run. Call it with inputs; it gives outputs as onnxruntime's ``run`` does.
+
+    Attributes
+    ----------
+    program
+        The program.
+    host_reasons
+        Digital segments that run in onnxruntime although the engine is torch, with the reason.
+    """
+
+    def __init__(
+        self, program: TileProgram, chip: Chip | None, device: str, engine: Literal["torch", "reference"]
+    ) -> None:
+        self.program = program
+        self.host_reasons: dict[str, str] = {}
+        programmed = program_chip(program, chip)
+        self._runner: Callable[[Mapping[str, Any] | Any], list[Any]]
+        if engine == "torch":
+            from runtime.engine import Engine
+
+            compiled = Engine(programmed, device)
+            self._runner, self.host_reasons = compiled, compiled.host_reasons
+        elif engine == "reference":
+            from runtime.reference import Reference
+
+            self._runner = Reference(programmed)
+        else:
+            raise DataError("engine", "must be 'torch' or 'reference'", got=engine)
+
+    def __call__(self, inputs: Mapping[str, Any] | Any) -> list[Any]:
+        """Outputs for `inputs`: arrays by name, or one array for a program with one input."""
+        return self._runner(inputs)
+
+
+def simulate(
+    program: TileProgram,
+    chip: Chip | None = None,
+    device: str = "cpu",
+    engine: Literal["torch", "reference"] = "torch",
+    seed: int = 0,
+) -> Simulation:
+    """Write a program onto a chip and get it ready to run.
+
+    Parameters
+    ----------
+    program
+        The program.
+    chip
+        The chip; None is `Chip.ideal`.
+    device
+        Where the torch engine computes, e.g. ``"cuda"``.
+    engine
+        ``"torch"``, or ``"reference"`` for numpy in float64, instruction by instruction.
+    seed
+        For what differs from one programming or read to the next; no spec has such an effect yet.
+
+    Raises
+    ------
+    ChipError
+        If the chip does not take the program.
+    """
+    del seed
+    return Simulation(program, chip, device, engine)

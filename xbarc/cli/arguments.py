@@ -1,0 +1,67 @@
+"""Options that verbs share, and the reading of their values."""
+
+from typing import Annotated, Any
+
+import typer
+
+from hwspec.errors import DataError, SpecError
+
+ProgramPath = Annotated[str, typer.Argument(metavar="PROGRAM", help="Tile program (.xbar).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
+ModelPath = Annotated[
+    str | None, typer.Option("--model", help="The ONNX model, where the program carries none (--no-source).")
+]
+Split = Annotated[str | None, typer.Option(help="Sub-folder of an image folder, or split of a built-in set.")]
+Normalize = Annotated[
+    str | None, typer.Option(help="MEAN,STD of images in [0, 1]; one each, or one a channel: M,M,M,S,S,S.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use at most so many samples, drawn at random.")]
+Device = Annotated[str, typer.Option(help="Torch device to compute on, e.g. cuda.")]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Samples a batch.")]
+
+
+def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Read ``name=1,3,48,192`` options."""
+    shapes = {}
+    for text in texts:
+        name, separator, sizes = text.rpartition("=")
+        try:
+            if not (separator and name):
+                raise ValueError
+            shapes[name] = tuple(int(size) for size in sizes.split(",")) if sizes else ()
+        except ValueError:
+            raise DataError("--input-shape", "must be NAME=SIZE,SIZE,…", got=text) from None
+        if any(size < 1 for size in shapes[name]):
+            raise DataError("--input-shape", "must have positive sizes", got=text)
+    return shapes
+
+
+def parse_fields(texts: list[str]) -> dict[str, Any]:
+    """Read ``periphery.adc_bits=6`` options; values are YAML, so that ``null`` and quantities with units work."""
+    import yaml
+
+    fields = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise SpecError("--set", "must be FIELD=VALUE", got=text)
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SpecError("--set", "must have a value that is valid YAML", got=text) from None
+    return fields
+
+
+def parse_normalize(text: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Read ``MEAN,STD`` or ``M,M,M,S,S,S``."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) < 2 or len(values) % 2:
+        raise DataError("--normalize", "must be MEAN,STD, or as many means as deviations", got=text)
+    half = len(values) // 2
+    return values[:half], values[half:]

@@ -1,0 +1,99 @@
+"""``xbarc compile``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwspec.errors import DataError
+from xbarc.cli.arguments import Json, Limit, Normalize, Seed, Split, parse_fields, parse_normalize, parse_shapes
+from xbarc.cli.output import emit_json, note, progress_bar, say
+
+_STAGES = "Write what each pass did into this folder: models as ONNX, decisions as JSON."
+
+
+def compile_(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX model.")],
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Where to write; default MODEL.xbar.")] = None,
+    spec: Annotated[str, typer.Option(help="Preset or spec file; `xbarc spec list` lists presets.")] = "rram-128",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field: periphery.adc_bits=6.")] = None,
+    calib: Annotated[str | None, typer.Option(help="Typical inputs: .npz, image folder or zip, or digits.")] = None,
+    split: Split = None,
+    normalize: Normalize = None,
+    limit: Limit = 512,
+    input_shape: Annotated[
+        list[str] | None, typer.Option(help="Shape of an open input: x=1,3,48,192. Repeat for more.")
+    ] = None,
+    digital: Annotated[list[str] | None, typer.Option(help="Keep this node digital. Repeat for more.")] = None,
+    share_arrays: Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")] = True,
+    fuse_batchnorm: Annotated[bool, typer.Option(help="Fuse batch normalisation into layers.")] = True,
+    source: Annotated[bool, typer.Option(help="Keep the model in the program; later verbs need it.")] = True,
+    seed: Seed = 0,
+    stop_after: Annotated[str | None, typer.Option(help="Last pass to run; no program is written.")] = None,
+    save_stages: Annotated[str | None, typer.Option(help=_STAGES)] = None,
+    json: Json = False,
+) -> None:
+    """Compile an ONNX model into a tile program."""
+    from compiler.compile import CompileOptions, finish, run_compile
+    from compiler.frontend import load_model
+    from compiler.mapping import Mapping
+    from compiler.stages import write_stage
+    from hwspec.spec import HardwareSpec
+    from xbarc.api import calibration_batches
+    from xbarc.cli.summary import print_summary, report_json
+
+    hardware = HardwareSpec.resolve(spec).with_fields(parse_fields(set_ or []))
+    path = Path(output) if output else Path(model).with_suffix(".xbar")
+    _check_output(path, model)
+    stages = Path(save_stages) if save_stages else None
+    if stages is not None:
+        stages.mkdir(parents=True, exist_ok=True)
+    options = CompileOptions(
+        seed=seed,
+        input_shapes=parse_shapes(input_shape or []),
+        digital=tuple(digital or ()),
+        share_arrays=share_arrays,
+        fuse_batchnorm=fuse_batchnorm,
+        keep_source=source,
+    )
+    reading = {"split": split, "normalize": parse_normalize(normalize), "limit": limit, "seed": seed}
+    batches = calibration_batches(calib, **reading) if calib else None
+    loaded = load_model(model)
+    with progress_bar("compiling", quiet=json) as advance:
+
+        def after_each(name: str, mapping: Mapping) -> None:
+            advance(f"{name} done", len(mapping.passes), None)
+            if stages is not None:
+                write_stage(stages, len(mapping.passes), name, mapping)
+
+        outcome = run_compile(
+            loaded,
+            hardware,
+            options,
+            batches,
+            progress=lambda done: advance("calibrating", done, None),
+            stop_after=stop_after,
+            after_each=after_each,
+        )
+    if stop_after is not None:
+        if json:
+            emit_json({"program": None, "stopped_after": stop_after, "seconds": outcome.seconds})
+        else:
+            say(f"stopped after {stop_after}; passes run: {', '.join(outcome.mapping.passes)}")
+        return
+    program = finish(outcome, keep_source=options.keep_source)
+    program.save(path)
+    if json:
+        emit_json(report_json(str(path), program))
+        return
+    print_summary(program)
+    say(f"written to {path} ({sum(outcome.seconds.values()):.1f} s)")
+    if program.report.warnings:
+        note("calibrate with --calib for ranges that fit your data")
+
+
+def _check_output(path: Path, model: str) -> None:
+    if path.is_dir() or not (path.parent if str(path.parent) else Path()).is_dir():
+        raise DataError(f"output {path}", "must be a file in an existing folder")
+    if path.exists() and Path(model).exists() and path.samefile(model):
+        raise DataError(f"output {path}", "must not be the model itself")

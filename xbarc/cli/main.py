@@ -1,0 +1,94 @@
+"""Entry point: registers the verbs, bounds memory, and turns errors into one line and an exit code."""
+
+import os
+import sys
+
+import typer
+
+from hwspec.errors import XbarcError
+from xbarc.cli import compile as compile_verb
+from xbarc.cli import eval as eval_verb
+from xbarc.cli import inspect, ops, remap, run, spec, verify
+from xbarc.cli.output import emit_json
+
+app = typer.Typer(
+    name="xbarc",
+    help="Compile trained ONNX models onto resistive crossbar tiles, and run the result as the chip would.",
+    epilog="Exit codes: 0 done, 1 verification failed, 2 bad usage or input, 3 model not supported. "
+    "--debug anywhere shows where an error comes from.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("compile")(compile_verb.compile_)
+app.command("map")(remap.map_)
+app.command("run")(run.run)
+app.command("verify")(verify.verify)
+app.command("eval")(eval_verb.eval_)
+app.command("inspect")(inspect.inspect)
+app.add_typer(spec.app, name="spec")
+app.command("ops")(ops.ops)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    _bound_memory()
+    try:
+        result = app(arguments, standalone_mode=False)
+    except XbarcError as error:
+        return _fail(error, arguments, error.exit_code, debug=debug)
+    except MemoryError as error:
+        return _fail(error, arguments, 2, debug=debug, text="not enough memory; XBARC_MEMORY_GIB sets how much is used")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing more to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(error, arguments, 2, debug=debug, text=f"{error.strerror or error}: {error.filename or ''}")
+    except Exception as error:
+        shown = getattr(error, "show", None)
+        if shown is not None:  # a usage error of the command-line library, which prints itself
+            shown()
+            return int(getattr(error, "exit_code", 2))
+        if type(error).__name__ == "Abort":
+            return 130
+        text = f"internal error ({type(error).__name__}: {error}); --debug shows where. Please report it."
+        return _fail(error, arguments, 70, debug=debug, text=text)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: BaseException, arguments: list[str], code: int, *, debug: bool, text: str = "") -> int:
+    if debug:
+        raise error
+    message = text or str(error)
+    if "--json" in arguments:
+        emit_json({"error": type(error).__name__, "message": message, "exit_code": code})
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _bound_memory() -> None:
+    """Let an allocation beyond the machine's memory fail here, rather than the whole machine later."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    gib = os.environ.get("XBARC_MEMORY_GIB", "")
+    try:
+        bound = int(float(gib) * 2**30) if gib else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+    except ValueError:
+        raise SystemExit(f"error: XBARC_MEMORY_GIB must be a number, not {gib!r}") from None
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or bound < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))

@@ -1,0 +1,28 @@
+"""``xbarc map``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xbarc.cli.arguments import Json, ProgramPath
+from xbarc.cli.output import emit_json, say
+
+
+def map_(
+    program: ProgramPath,
+    output: Annotated[str, typer.Option("-o", "--output", help="Where to write the remapped program.")],
+    share_arrays: Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")] = True,
+    json: Json = False,
+) -> None:
+    """Place tiles, assign conductances and set converter ranges again; the model is not compiled anew."""
+    from xbarc.api import load, remap
+    from xbarc.cli.summary import print_summary, report_json
+
+    remapped = remap(load(program), share_arrays=share_arrays)
+    remapped.save(Path(output))
+    if json:
+        emit_json(report_json(output, remapped))
+        return
+    print_summary(remapped)
+    say(f"written to {output}")

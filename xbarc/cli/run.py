@@ -1,0 +1,81 @@
+"""``xbarc run``."""
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xbarc.cli.arguments import (
+    BatchSize,
+    Device,
+    Json,
+    Limit,
+    Normalize,
+    ProgramPath,
+    Seed,
+    Split,
+    parse_normalize,
+)
+from xbarc.cli.output import emit_json, note, progress_bar, say
+
+
+class EngineName(StrEnum):
+    """What runs the program."""
+
+    torch = "torch"
+    reference = "reference"
+
+
+def run(
+    program: ProgramPath,
+    data: Annotated[str, typer.Option(help="Inputs: .npz with the model's input names, images, or digits.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="Where to write the outputs (.npz).")],
+    engine: Annotated[EngineName, typer.Option(help="torch, or the numpy reference.")] = EngineName.torch,
+    split: Split = None,
+    normalize: Normalize = None,
+    limit: Limit = None,
+    batch: BatchSize = 64,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Run a program as the chip would, and write its outputs."""
+    import numpy as np
+
+    from runtime.archive import write_atomically
+    from xbarc.api import load, simulate
+    from xbarc.data.load import load_data
+
+    loaded = load(program)
+    infos = loaded.tables.inputs
+    samples = load_data(data, infos, split=split, normalize=parse_normalize(normalize), limit=limit, seed=seed)
+    simulation = simulate(loaded, device=device, engine=engine.value, seed=seed)
+    names = [info.name for info in loaded.tables.outputs]
+    start = time.perf_counter()
+    parts: list[list[object]] = []
+    done = 0
+    with progress_bar("running", quiet=json) as advance:
+        for feeds in samples.batches(batch):
+            parts.append(simulation(feeds))
+            done = min(done + (samples.fixed_batch or batch), len(samples))
+            advance("running", done, len(samples))
+    seconds = time.perf_counter() - start
+    columns = dict(zip(names, zip(*parts, strict=True), strict=True))
+    arrays = {
+        name: np.concatenate(values) if values[0].ndim else np.stack(values)
+        for name, values in columns.items()
+        if isinstance(values[0], np.ndarray)
+    }
+    for name in sorted(set(columns) - set(arrays)):
+        note(f"output {name!r} is no tensor and is left out")
+    write_atomically(Path(output), lambda stream: np.savez(stream, allow_pickle=False, **arrays))
+    if json:
+        emit_json({"outputs": output, "seconds": seconds, "samples": len(samples), "engine": engine.value})
+        return
+    for name, values in arrays.items():
+        say(f"{name}  {values.dtype} {'x'.join(map(str, values.shape))}")
+    say(f"{len(samples)} samples in {seconds:.2f} s, written to {output}")
+    for segment, reason in simulation.host_reasons.items():
+        note(f"digital segment {segment} ran in onnxruntime ({reason})")

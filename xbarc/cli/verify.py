@@ -1,0 +1,58 @@
+"""``xbarc verify``."""
+
+from typing import Annotated
+
+import typer
+
+from xbarc.cli.arguments import Json, Limit, ModelPath, Normalize, ProgramPath, Seed, Split, parse_normalize
+from xbarc.cli.output import emit_json, say, table
+
+
+def verify(
+    program: ProgramPath,
+    model: ModelPath = None,
+    data: Annotated[str | None, typer.Option(help="Inputs to run; default: random ones.")] = None,
+    split: Split = None,
+    normalize: Normalize = None,
+    limit: Limit = 4,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Compare a program with the untouched ONNX model; exits with 1 when it does not hold."""
+    from xbarc.api import load
+    from xbarc.data.load import load_data
+    from xbarc.verify import verify_program
+
+    loaded = load(program)
+    inputs = None
+    if data is not None:
+        infos = loaded.tables.inputs
+        samples = load_data(data, infos, split=split, normalize=parse_normalize(normalize), limit=limit, seed=seed)
+        inputs = next(samples.batches(max(len(samples), 1)))
+    report = verify_program(loaded, model, inputs)
+    if json:
+        dumped = report.model_dump(mode="json")
+        emit_json({**dumped, "outputs": dumped.pop("per_output")})
+    else:
+        rows = [
+            [
+                layer.name,
+                f"{layer.weight_error:.3f}",
+                f"{layer.output_error:.3f}",
+                f"{layer.conversions:,}",
+                f"{layer.clipped:,}",
+            ]
+            for layer in report.layers
+        ]
+        table(["layer", "weights (of half a step)", "outputs (of half an lsb)", "conversions", "clipped"], rows)
+        say("")
+        for output in report.per_output:
+            say(
+                f"output {output.name}: float weights {output.structure_error:.2e} of at most "
+                f"{output.structure_bound:.0e}, end to end on {loaded.spec.name} {output.error:.2e} of its largest magnitude"
+            )
+        for failure in report.failures:
+            say(f"FAILED: {failure}")
+        say("verified" if report.passed else "verification failed")
+    if not report.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,181 @@
+"""Accuracy of a program beside that of the model it was compiled from."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from pydantic import BaseModel, ConfigDict, Field
+
+from compiler.floatmodel import FloatModel
+from compiler.frontend import load_model
+from hwspec.errors import DataError
+from runtime.engine import Engine
+from runtime.program import TileProgram
+from runtime.programming import program_chip
+from xbarc.data.load import Dataset
+
+BOOTSTRAP = 2000
+
+
+class LayerEval(BaseModel):
+    """The metric with one layer on crossbars, and the rest in floating point."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str
+    value: float
+
+
+class EvalReport(BaseModel):
+    """Outcome of an evaluation: ``accuracy`` where there are labels, else ``relative_error`` against the model.
+
+    `ideal` is the program on a chip without failures or spread; `chips` one value for each chip evaluated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, populate_by_name=True)
+
+    metric: Literal["accuracy", "relative_error"]
+    float_: float = Field(alias="float", description="the original model in onnxruntime")
+    ideal: float
+    chips: tuple[float, ...]
+    mean: float
+    std: float
+    ci95: tuple[float, float] = Field(description="bootstrap over samples")
+    samples: int
+    by_layer: tuple[LayerEval, ...] = ()
+    onnxruntime_segments: dict[str, str] = Field(description="digital segments without torch translation, and why")
+    warnings: tuple[str, ...]
+
+
+def evaluate(
+    program: TileProgram,
+    data: Dataset,
+    *,
+    model: "str | bytes | onnx.ModelProto | None" = None,
+    by_layer: bool = False,
+    batch: int = 64,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EvalReport:
+    """Evaluate a program on data.
+
+    Parameters
+    ----------
+    program
+        The program.
+    data
+        Samples, with labels for accuracy; without, the metric is the relative error of the outputs, ``|y - y_float| /
+        |y_float|`` over all outputs of a sample.
+    model
+        The model; None takes the one in the program.
+    by_layer
+        Whether to evaluate each layer alone on crossbars as well, the others in floating point.
+    batch
+        Samples a batch.
+    device
+        Where the engine computes.
+    seed
+        Of the bootstrap.
+    progress
+        Called with what runs, samples done, and samples in all.
+
+    Raises
+    ------
+    DataError
+        If there is no model, or labels do not fit the model's output.
+    """
+    given = model if model is not None else program.source
+    if given is None:
+        raise DataError("program", "carries no model to compare with", hint="give it with --model model.onnx")
+    source = load_model(given)
+    names = [info.name for info in program.tables.outputs]
+    opened = FloatModel(source.proto, optimize=True)
+    wanted = {info.name for info in opened.inputs}
+
+    def float_run(feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
+        found = opened.run({name: value for name, value in feeds.items() if name in wanted}, names)
+        return [found[name] for name in names]
+
+    truth = _outputs("float", float_run, data, batch, progress)
+    engine = Engine(program_chip(program), device)
+    ideal = _metric(data, truth, _outputs("ideal", engine, data, batch, progress))
+    layers = []
+    if by_layer:
+        for layer in program.layers:
+            alone = Engine(program_chip(program, exact_layers=_others(program, layer)), device)
+            values = _metric(data, truth, _outputs(layer, alone, data, batch, progress))
+            layers.append(LayerEval(layer=layer, value=float(values.mean())))
+    low, high = _bootstrap(ideal, seed)
+    mean = float(ideal.mean())
+    return EvalReport(
+        metric="relative_error" if data.labels is None else "accuracy",
+        float_=float(_metric(data, truth, truth).mean()),
+        ideal=mean,
+        chips=(mean,),
+        mean=mean,
+        std=0.0,
+        ci95=(low, high),
+        samples=len(data),
+        by_layer=tuple(layers),
+        onnxruntime_segments=engine.host_reasons,
+        warnings=program.report.warnings,
+    )
+
+
+def _others(program: TileProgram, layer: str) -> Collection[str]:
+    return [name for name in program.layers if name != layer]
+
+
+def _outputs(
+    what: str,
+    run: Callable[[dict[str, npt.NDArray[Any]]], Sequence[Any]],
+    data: Dataset,
+    batch: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> list[npt.NDArray[Any]]:
+    """All outputs of all samples, samples first."""
+    parts: list[list[npt.NDArray[Any]]] = []
+    done = 0
+    for feeds in data.batches(batch):
+        parts.append([value for value in run(feeds) if isinstance(value, np.ndarray)])
+        done = min(done + (data.fixed_batch or batch), len(data))
+        if progress:
+            progress(what, done, len(data))
+    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+
+
+def _metric(data: Dataset, truth: list[npt.NDArray[Any]], outputs: list[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+    """The metric of each sample."""
+    samples = len(data)
+    if data.labels is not None:
+        scores = outputs[0]
+        classes = scores.reshape(len(scores), -1).shape[1]
+        if len(scores) != samples or scores.ndim < 2 or int(data.labels.max()) >= classes:
+            raise DataError(
+                "labels",
+                "must fit the first output of the model, (samples, classes)",
+                got=f"labels up to {int(data.labels.max())} for an output {tuple(scores.shape)}",
+            )
+        right: npt.NDArray[np.float64] = (scores.reshape(samples, -1).argmax(1) == data.labels).astype(np.float64)
+        return right
+    error, size = np.zeros(samples), np.zeros(samples)
+    for got, wanted in zip(outputs, truth, strict=True):
+        if wanted.dtype.kind != "f" or len(wanted) != samples:
+            continue
+        flat = wanted.reshape(samples, -1).astype(np.float64)
+        error += ((got.reshape(samples, -1) - flat) ** 2).sum(1)
+        size += (flat**2).sum(1)
+    if not size.any():
+        raise DataError("data", "must have labels: no output of the model is a float tensor with one row a sample")
+    return np.sqrt(error / np.where(size, size, 1.0))
+
+
+def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """95 % interval of the mean over samples."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(BOOTSTRAP)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

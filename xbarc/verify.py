@@ -1,0 +1,319 @@
+"""Verification of a program against the untouched model (``architecture.md`` section 6)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from pydantic import BaseModel, ConfigDict, Field
+
+from compiler.compile import CompileOptions, front_end, start_mapping
+from compiler.floatmodel import FloatModel
+from compiler.frontend import SourceModel, load_model
+from compiler.mapping import LoweredGraph, MatrixLayer
+from compiler.mapping import Mapping as Compilation
+from compiler.passes.calibrate import random_batches
+from compiler.pipeline import run_passes
+from hwspec.errors import DataError
+from runtime.geometry import gather_vectors, scatter_vectors, window_shape
+from runtime.inputs import bind_inputs
+from runtime.program import TileProgram
+from runtime.programming import program_chip
+from runtime.quantize import Float64, input_codes
+from runtime.reference import Conversion, Reference
+from runtime.tables import Loop
+
+BOUND = 1e-4
+"""Largest error allowed in floating point, in units of an output's largest magnitude."""
+
+_RANDOM_SAMPLES = 2
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OutputCheck(_Record):
+    """One output of the model."""
+
+    name: str
+    structure_error: float = Field(description="of the program with float weights and ideal converters")
+    structure_bound: float
+    error: float = Field(description="end to end on the spec, largest difference over largest magnitude")
+
+
+class LayerCheck(_Record):
+    """One mapped layer; errors are in units of what is allowed."""
+
+    name: str
+    weight_error: float = Field(description="of decoded weights against the model's: 1 is half a level step")
+    output_error: float = Field(description="of the layer's outputs: 1 is the sum of half an lsb over conversions")
+    conversions: int
+    clipped: int = Field(description="conversions that the ADC clipped")
+
+
+class VerifyReport(_Record):
+    """Outcome of a verification.
+
+    On a spec without quantisation `max_error` is the end-to-end error in units of an output's largest magnitude. On any
+    other it is the worst of the checks on weights, layers and structure, each in units of its own bound, which is 1.
+    """
+
+    passed: bool
+    max_error: float
+    bound: float
+    per_output: tuple[OutputCheck, ...]
+    layers: tuple[LayerCheck, ...]
+    failures: tuple[str, ...] = Field(description="what does not hold, a sentence each")
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """The untouched model's outputs, and how far onnxruntime's own rounding moves them."""
+
+    outputs: list[npt.NDArray[Any]]
+    noise: list[float]
+
+
+def verify_program(
+    program: TileProgram,
+    model: str | Path | bytes | onnx.ModelProto | None = None,
+    inputs: Mapping[str, Any] | npt.NDArray[Any] | None = None,
+) -> VerifyReport:
+    """Compare a program with the untouched model.
+
+    Checked are: everything that is not a number (layers, geometry, order, digital segments) against a fresh lowering;
+    decoded weights within half a level step; each layer, fed the model's own inputs, against the exact product of
+    quantised inputs and decoded weights, within half an lsb for every conversion (and by how much a current exceeds
+    its ADC's range); the program with float weights and ideal converters against onnxruntime end to end.
+
+    Parameters
+    ----------
+    program
+        The program.
+    model
+        The model as given to the compiler; None takes the one in the program.
+    inputs
+        Inputs to run; None makes up random ones.
+
+    Raises
+    ------
+    DataError
+        If the program carries no model and none is given, or the inputs do not fit.
+    """
+    source = _source(program, model)
+    tables = program.tables
+    options = CompileOptions(
+        seed=tables.seed,
+        input_shapes=tables.input_shapes,
+        digital=tables.digital_nodes,
+        fuse_batchnorm=tables.fuse_batchnorm,
+    )
+    fresh = run_passes(start_mapping(source, program.spec, options), front_end(options)).mapping
+    failures = _structure_failures(program, fresh.lowered)
+    batches = [inputs] if inputs is not None else [feeds for feeds, _ in random_batches(tables.inputs, tables.seed)]
+    feeds = [bind_inputs(tables.inputs, batch) for batch in batches[:_RANDOM_SAMPLES]]
+    layers: tuple[LayerCheck, ...] = ()
+    if not failures:
+        layers = tuple(_check_layers(program, fresh, feeds))
+    outputs = tuple(_check_outputs(program, source, feeds))
+    periphery = program.spec.periphery
+    ideal = periphery.dac_bits is None and periphery.adc_bits is None and program.spec.device.levels is None
+    for layer in layers:
+        if not layer.weight_error <= 1:
+            failures.append(f"layer {layer.name!r} does not hold the model's weights ({layer.weight_error:.3g} bounds)")
+        if not layer.output_error <= 1:
+            failures.append(f"layer {layer.name!r} does not compute its product ({layer.output_error:.3g} bounds)")
+    for output in outputs:
+        error = output.error if ideal else output.structure_error
+        if not error <= output.structure_bound:
+            failures.append(f"output {output.name!r} differs by {error:.3g} of its largest magnitude")
+    if ideal:
+        worst = max((output.error for output in outputs), default=0.0)
+        bound = max((output.structure_bound for output in outputs), default=BOUND)
+    else:
+        ratios = [max(layer.weight_error, layer.output_error) for layer in layers]
+        worst, bound = max([*ratios, *(o.structure_error / o.structure_bound for o in outputs)], default=0.0), 1.0
+    return VerifyReport(
+        passed=not failures,
+        max_error=worst,
+        bound=bound,
+        per_output=outputs,
+        layers=layers,
+        failures=tuple(failures),
+    )
+
+
+def _source(program: TileProgram, model: str | Path | bytes | onnx.ModelProto | None) -> SourceModel:
+    if model is not None:
+        return load_model(model)
+    if program.source is None:
+        raise DataError("program", "carries no model to verify against", hint="give it with --model model.onnx")
+    return load_model(program.source)
+
+
+def _structure_failures(program: TileProgram, fresh: LoweredGraph) -> list[str]:
+    """What in the program is not what lowering the model gives, numbers apart."""
+    failures = []
+    tables = program.tables
+    names = [layer.name for layer in fresh.layers]
+    if [layer.name for layer in tables.layers] != names:
+        failures.append("the program's layers are not those of the model")
+        return failures
+    if {row.name: row for row in tables.gathers} != {layer.gather.name: layer.gather for layer in fresh.layers}:
+        failures.append("the program gathers inputs otherwise than the model")
+    if {row.name: row for row in tables.scatters} != {layer.scatter.name: layer.scatter for layer in fresh.layers}:
+        failures.append("the program writes results otherwise than the model")
+    steps = tuple(step.layer if isinstance(step, Loop) else step for step in tables.instructions)
+    if steps != fresh.steps or dict(program.segments) != dict(fresh.segments):
+        failures.append("the program's digital segments are not those of the model")
+    loops = {loop.layer: loop for loop in tables.loops}
+    for layer in fresh.layers:
+        ends = {(step.op, step.buffer) for step in loops[layer.name].body if step.op in ("load", "store")}
+        if ends != {("load", layer.source), ("store", layer.target)}:
+            failures.append(f"layer {layer.name!r} reads or writes other values than in the model")
+        if not np.array_equal(program.bias(layer.name), layer.bias):
+            failures.append(f"layer {layer.name!r} does not have the model's bias")
+    return failures
+
+
+def _check_layers(program: TileProgram, fresh: Compilation, feeds: list[dict[str, Any]]) -> list[LayerCheck]:
+    assert fresh.float_model is not None
+    sources = {layer.source for layer in fresh.layers}
+    opened = FloatModel(fresh.float_model, sources)
+    values = [opened.run(batch, sources - set(batch)) | batch for batch in feeds]
+    chip = program_chip(program)
+    loops = {loop.layer: loop for loop in program.tables.loops}
+    checks = []
+    for layer in fresh.layers:
+        decoded = program.decoded_weights(layer.name)
+        worst, conversions, clipped = 0.0, 0, 0
+        for batch in values:
+            watch = _Watch(program, loops[layer.name])
+            buffers = {layer.source: batch[layer.source]}
+            Reference(chip, watch).loop(loops[layer.name], buffers)
+            ratio = _layer_error(program, layer, decoded, batch[layer.source], buffers[layer.target], watch)
+            worst, conversions, clipped = max(worst, ratio), conversions + watch.conversions, clipped + watch.clipped
+        checks.append(
+            LayerCheck(
+                name=layer.name,
+                weight_error=_weight_error(program, layer, decoded),
+                output_error=worst,
+                conversions=conversions,
+                clipped=clipped,
+            )
+        )
+    return checks
+
+
+def _weight_error(program: TileProgram, layer: MatrixLayer, decoded: Float64) -> float:
+    """Largest error of a decoded weight in units of half a level step of its column (of rounding, without levels)."""
+    weight = layer.weight.astype(np.float64)
+    scale = np.zeros((program.layers[layer.name].groups * weight.shape[2],))
+    for tile in program.tables.tiles:
+        if tile.layer == layer.name:
+            tensors = program.tile_tensors[tile.name]
+            scale[tensors.col_map] = tensors.scale
+    columns = scale.reshape(weight.shape[0], 1, weight.shape[2])
+    levels = program.spec.device.levels
+    # Without levels what remains is the rounding of siemens near g_min.
+    step = 1 / (2 * (levels - 1)) if levels is not None else 1e-9
+    return float((np.abs(decoded - weight) / (columns * step * (1 + 1e-9))).max())
+
+
+class _Watch:
+    """Adds up what each conversion of a loop may be wrong by, in units of the result."""
+
+    def __init__(self, program: TileProgram, loop: Loop) -> None:
+        self._program, self._loop = program, loop
+        self.allowed: Float64 = np.zeros((1, 1))
+        self.conversions = self.clipped = 0
+
+    def __call__(self, conversion: Conversion) -> None:
+        program = self._program
+        layer, tile = program.layers[conversion.layer], program.tiles[conversion.tile]
+        tensors = program.tile_tensors[tile.name]
+        if self.allowed.shape == (1, 1):
+            self.allowed = np.zeros((len(conversion.current), layer.groups * layer.cols))
+        code_max = program.spec.periphery.output_code_max
+        self.conversions += conversion.current.size
+        if code_max is None:
+            return
+        limit = tile.adc_range[1 if conversion.phase == "-" else 0]
+        excess = np.abs(conversion.current) - limit
+        self.clipped += int((excess > 0.5 * limit / code_max).sum())
+        unit = layer.full_scale / (program.spec.device.span * program.spec.periphery.v_read)
+        error = np.maximum(0.5 * limit / code_max, excess) * (tensors.scale * unit)
+        self.allowed[:, tensors.col_map] += error
+
+
+def _layer_error(
+    program: TileProgram,
+    layer: MatrixLayer,
+    decoded: Float64,
+    x: npt.NDArray[Any],
+    got: npt.NDArray[Any],
+    watch: _Watch,
+) -> float:
+    """Largest error of a layer's outputs, in units of what its conversions allow."""
+    table = program.layers[layer.name]
+    vectors = gather_vectors(layer.gather, x).astype(np.float64)
+    code_max = program.spec.periphery.input_code_max(table.signed)
+    codes = input_codes(vectors, table.full_scale, code_max, table.signed) * (table.full_scale / (code_max or 1))
+    grouped = codes.reshape(len(codes), table.groups, table.rows)
+    exact = np.einsum("wgk,gkn->wgn", grouped, decoded, optimize=True).reshape(len(codes), -1)
+    size = np.einsum("wgk,gkn->wgn", np.abs(grouped), np.abs(decoded), optimize=True).reshape(len(codes), -1)
+    shape = window_shape(layer.gather, x.shape)
+    none = np.zeros_like(layer.bias)
+    expected = scatter_vectors(layer.scatter, exact, shape, layer.bias)
+    allowed = scatter_vectors(layer.scatter, watch.allowed + 1e-9 * size, shape, none)
+    allowed = allowed + np.finfo(got.dtype).eps * np.abs(expected) + np.finfo(got.dtype).tiny
+    return float((np.abs(got - expected) / allowed).max())
+
+
+def _check_outputs(program: TileProgram, source: SourceModel, feeds: list[dict[str, Any]]) -> list[OutputCheck]:
+    names = [info.name for info in program.tables.outputs if info.dtype != "other"]
+    keep = [number for number, info in enumerate(program.tables.outputs) if info.dtype != "other"]
+    exact = Reference(program_chip(program, exact_layers=program.layers))
+    real = Reference(program_chip(program))
+    structure, bounds, errors = ([0.0] * len(names) for _ in range(3))
+    for batch in feeds:
+        truth = _truth(source, batch, names)
+        results = [[run(batch)[number] for number in keep] for run in (exact, real)]
+        for index, wanted in enumerate(truth.outputs):
+            size = _largest(wanted)
+            structure[index] = max(structure[index], _difference(results[0][index], wanted) / size)
+            errors[index] = max(errors[index], _difference(results[1][index], wanted) / size)
+            bounds[index] = max(bounds[index], BOUND, 2 * truth.noise[index] / size)
+    return [
+        OutputCheck(name=name, structure_error=structure[i], structure_bound=bounds[i], error=errors[i])
+        for i, name in enumerate(names)
+    ]
+
+
+def _truth(source: SourceModel, feeds: dict[str, Any], names: list[str]) -> _Truth:
+    """Outputs of the untouched model, and by how much onnxruntime disagrees with itself when it fuses operators."""
+    wanted = {argument.name for argument in source.proto.graph.input}
+    feeds = {name: value for name, value in feeds.items() if name in wanted}
+    plain = FloatModel(source.proto).run(feeds, names)
+    fused = FloatModel(source.proto, optimize=True).run(feeds, names)
+    noise = [_difference(fused[name], plain[name]) for name in names]
+    return _Truth([plain[name] for name in names], noise)
+
+
+def _largest(value: npt.NDArray[Any]) -> float:
+    finite = np.abs(value.astype(np.float64)) if value.dtype.kind in "fiub" else np.ones(1)
+    return float(finite.max(initial=0.0)) or 1.0
+
+
+def _difference(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
+    if got.shape != wanted.shape:
+        return float("inf")
+    if wanted.dtype.kind not in "fiub":
+        return 0.0 if np.array_equal(got, wanted) else float("inf")
+    difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
+    equal = (got == wanted) | (np.isnan(difference) & (np.isnan(got) == np.isnan(wanted)))
+    return float(np.where(equal, 0.0, difference).max(initial=0.0))
