@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import prod
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -68,15 +69,16 @@ def _einsum(node: onnx.NodeProto, inputs: list[Shape], outputs: list[Shape]) -> 
     equation = next(helper.get_attribute_value(a).decode() for a in node.attribute if a.name == "equation")
     terms = equation.replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
-    broadcast = 1
+    broadcast: Shape = ()
     for term, shape in zip(terms, inputs, strict=True):
         before, _, after = term.partition("...")
-        sizes |= dict(zip(before, shape, strict=False))
-        if "..." in term:
-            sizes |= dict(zip(reversed(after), reversed(shape), strict=False))
-            broadcast = max(broadcast, prod(shape[len(before) : len(shape) - len(after)]))
+        inner = shape[len(before) : len(shape) - len(after)]
+        labels = zip(before + after, shape[: len(before)] + shape[len(before) + len(inner) :], strict=True)
+        for label, size in labels:  # a size of 1 is broadcast
+            sizes[label] = max(size, sizes.get(label, 1))
+        broadcast = np.broadcast_shapes(broadcast, inner)
     del outputs
-    return prod(sizes.values()) * broadcast * (len(inputs) - 1)
+    return prod(sizes.values()) * prod(broadcast) * (len(inputs) - 1)
 
 
 def _recurrent(node: onnx.NodeProto, inputs: list[Shape], outputs: list[Shape]) -> int:

@@ -4,14 +4,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hwspec.units import Whole
+
 
 class Array(BaseModel):
     """One crossbar of ``rows`` word lines and ``cols`` bit lines."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rows: int = Field(gt=0, le=65536, description="word lines of one array")
-    cols: int = Field(gt=0, le=65536, description="bit lines of one array")
+    rows: Whole = Field(gt=0, le=65536, description="word lines of one array")
+    cols: Whole = Field(gt=0, le=65536, description="bit lines of one array")
     pairing: Literal["two_arrays", "neighbouring_columns"] = Field(
         description="whether the devices of a pair lie on two arrays or on neighbouring columns of one"
     )

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hwspec.units import Siemens
+from hwspec.units import Siemens, Whole
 
 
 class Device(BaseModel):
@@ -10,14 +10,14 @@ class Device(BaseModel):
 
     Conductances are programmed within ``[g_min, g_max]``, either continuously (``levels: null``) or to one of
     ``levels`` values spaced uniformly in conductance. A pair of devices represents the weight
-    ``(g_plus - g_minus) / (g_max - g_min)`` in [-1, 1], so ``levels`` devices levels give ``2 levels - 1`` weights.
+    ``(g_plus - g_minus) / (g_max - g_min)`` in [-1, 1], so ``levels`` levels of a device give ``2 levels - 1`` weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    g_min: Siemens = Field(gt=0, description="lowest programmable conductance")
-    g_max: Siemens = Field(gt=0, description="highest programmable conductance")
-    levels: int | None = Field(ge=2, le=65536, description="programmable levels of one device; null is continuous")
+    g_min: Siemens = Field(ge=1e-15, le=1e3, description="lowest programmable conductance")
+    g_max: Siemens = Field(ge=1e-15, le=1e3, description="highest programmable conductance")
+    levels: Whole | None = Field(ge=2, le=65536, description="programmable levels of one device; null is continuous")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Device":

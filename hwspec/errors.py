@@ -1,8 +1,22 @@
 """The errors of xbarc: one root, one grammar (subject, requirement, offending value, hint)."""
 
+import reprlib
 from typing import ClassVar
 
 _NOTHING = object()
+_LONGEST = 120
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = _LONGEST
+_REPR.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """A value as errors print it: short, however large or deeply nested it is."""
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "a huge number"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 class XbarcError(Exception):
@@ -29,8 +43,7 @@ class XbarcError(Exception):
         self.hint = hint
         text = f"{subject} {requirement}"
         if got is not _NOTHING:
-            shown = repr(got)
-            text += f", not {shown if len(shown) <= 120 else shown[:117] + '...'}"
+            text += f", not {shown(got)}"
         if hint:
             text += f"; {hint}"
         super().__init__(text)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hwspec.units import Volt
+from hwspec.units import Share, Volt, Whole
 
 
 class Periphery(BaseModel):
@@ -12,15 +12,15 @@ class Periphery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    v_read: Volt = Field(gt=0, description="word-line voltage of the largest input code")
-    dac_bits: int | None = Field(
+    v_read: Volt = Field(ge=1e-6, le=1e3, description="word-line voltage of the largest input code")
+    dac_bits: Whole | None = Field(
         ge=2, le=16, description="input resolution, the sign included where inputs are signed; null is ideal"
     )
     signed: Literal["bipolar", "two_phase"] = Field(
         description="how negative inputs are driven: bipolar drivers, or positive and negative parts in turn"
     )
-    adc_bits: int | None = Field(ge=2, le=24, description="output resolution, the sign included; null is ideal")
-    adc_clip_share: float = Field(
+    adc_bits: Whole | None = Field(ge=2, le=24, description="output resolution, the sign included; null is ideal")
+    adc_clip_share: Share = Field(
         ge=0, lt=0.5, description="share of calibration conversions that each tile's ADC range may clip"
     )
 

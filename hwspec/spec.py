@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +14,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hwspec.array import Array
 from hwspec.device import Device
-from hwspec.errors import SpecError
+from hwspec.errors import SpecError, shown
 from hwspec.periphery import Periphery
 from hwspec.units import format_quantity
 
 PRESETS = Path(__file__).parent / "presets"
-_MAX_SPEC_BYTES = 1 << 20
+_MAX_SPEC_BYTES = 1 << 18
+_MAX_REASONS = 8
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, and with each key once: PyYAML lets the last of several win."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a spec has no aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = sorted(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, other in itertools.pairwise(keys):
+            if key == other:
+                raise yaml.YAMLError(f"{key} is given twice")
+        return super().construct_mapping(node, deep)
 
 
 class HardwareSpec(BaseModel):
@@ -58,7 +76,9 @@ class HardwareSpec(BaseModel):
         """The preset of this name; `presets` lists them."""
         if name not in cls.presets():
             names = ", ".join(cls.presets())
-            raise SpecError(f"preset {name!r}", f"does not exist (there are {names})", hint=_close(name, cls.presets()))
+            raise SpecError(
+                f"preset {shown(name)}", f"does not exist (there are {names})", hint=_close(name, cls.presets())
+            )
         return cls.load(PRESETS / f"{name}.yaml")
 
     @classmethod
@@ -71,13 +91,17 @@ class HardwareSpec(BaseModel):
         """Read a spec from a YAML or JSON file."""
         path = Path(path)
         try:
-            if path.stat().st_size > _MAX_SPEC_BYTES:
-                raise SpecError(f"spec {path}", f"must be smaller than {_MAX_SPEC_BYTES} bytes")
-            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpecError(f"spec {path}", f"cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
+            with path.open("rb") as stream:
+                content = stream.read(_MAX_SPEC_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise SpecError(f"spec {path}", f"cannot be read ({reason})") from None
+        if len(content) > _MAX_SPEC_BYTES:
+            raise SpecError(f"spec {path}", f"must be at most {_MAX_SPEC_BYTES} bytes long")
+        try:
+            fields = yaml.load(content.decode(), Loader=_Loader)
+        except Exception as error:  # PyYAML lets ValueError, KeyError, RecursionError and others of its parts through
+            reason = shown(" ".join(str(error).split()))
             raise SpecError(f"spec {path}", f"is not valid YAML ({reason})") from None
         return cls.from_fields(fields, where=f"spec {path}")
 
@@ -89,7 +113,7 @@ class HardwareSpec(BaseModel):
         text = str(spec)
         if text in cls.presets():
             return cls.preset(text)
-        if Path(text).suffix in {".yaml", ".yml", ".json"} or Path(text).is_file():
+        if Path(text).suffix in {".yaml", ".yml", ".json"} or len(Path(text).parts) > 1 or _is_file(text):
             return cls.load(text)
         return cls.preset(text)
 
@@ -141,6 +165,13 @@ class HardwareSpec(BaseModel):
         return dumped
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # the name is too long for one
+        return False
+
+
 def _merged(base: dict[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in update.items():
@@ -174,7 +205,7 @@ def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
 def _spec_error(cls: type[HardwareSpec], error: ValidationError, where: str) -> SpecError:
     reasons = []
     for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"])
+        path = ".".join(str(part) for part in detail["loc"])[:200]
         if detail["type"] == "extra_forbidden":
             model: type[BaseModel] = cls
             for part in detail["loc"][:-1]:
@@ -189,5 +220,6 @@ def _spec_error(cls: type[HardwareSpec], error: ValidationError, where: str) -> 
             reasons.append(f"{path} {detail['ctx']['error']}".strip())
         else:
             message = detail["msg"].replace("Input should", "must", 1)
-            reasons.append(f"{path} {message}, not {detail['input']!r}".strip())
-    return SpecError(where, "is not valid: " + "; ".join(reasons))
+            reasons.append(f"{path} {message}, not {shown(detail['input'])}".strip())
+    more = [f"and {len(reasons) - _MAX_REASONS} more"] if len(reasons) > _MAX_REASONS else []
+    return SpecError(where, "is not valid: " + "; ".join(reasons[:_MAX_REASONS] + more))

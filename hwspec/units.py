@@ -4,9 +4,12 @@ import functools
 import math
 import numbers
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
+
+from hwspec.errors import shown
 
 if TYPE_CHECKING:
     import pint
@@ -19,7 +22,8 @@ _TEXT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ
 def _registry() -> "pint.UnitRegistry[Any]":
     import pint
 
-    return pint.UnitRegistry()
+    # Decimal, so that "100 uS" is the float nearest to 1e-4, and not 100 times the one nearest to 1e-6.
+    return pint.UnitRegistry(non_int_type=Decimal)
 
 
 def parse_quantity(value: object, unit: str) -> float:
@@ -38,18 +42,18 @@ def parse_quantity(value: object, unit: str) -> float:
         If the text is no quantity, of another dimension, or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
-        raise ValueError(f"must be a number or text with units of {unit}, not {value!r}")
+        raise ValueError(f"must be a number or text with units of {unit}, not {shown(value)}")
     if isinstance(value, str):
         import pint
 
-        malformed = f'must be text such as "1.5 {unit}", not {value!r}'
+        malformed = f'must be text such as "1.5 {unit}", not {shown(value)}'
         found = _TEXT.fullmatch(value)
         if found is None:
             raise ValueError(malformed)
         try:
-            number = float(_registry().Quantity(float(found[1]), found[2]).to(unit).magnitude)
+            number = float(_registry().Quantity(Decimal(found[1]), found[2]).to(unit).magnitude)
         except pint.DimensionalityError:
-            raise ValueError(f"must be a quantity in {unit}, not {value!r}") from None
+            raise ValueError(f"must be a quantity in {unit}, not {shown(value)}") from None
         except Exception:  # pint raises tokenizer and attribute errors of many kinds on malformed text
             raise ValueError(malformed) from None
     else:
@@ -58,15 +62,15 @@ def parse_quantity(value: object, unit: str) -> float:
         except OverflowError:
             number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"must be finite, not {value!r}")
+        raise ValueError(f"must be finite, not {shown(value)}")
     return number
 
 
 def format_quantity(value: float, unit: str) -> str:
     """Print an SI number with a readable prefix, e.g. ``1e-4`` siemens as ``"100 uS"``; it reads back unchanged."""
-    quantity = _registry().Quantity(value, unit)
+    quantity = _registry().Quantity(Decimal(repr(value)), unit)
     compact = quantity.to_compact() if value else quantity
-    text = f"{compact.magnitude:.12g} {compact.units:~C}".replace("µ", "u")
+    text = f"{float(compact.magnitude):.12g} {compact.units:~C}".replace("µ", "u")
     return text if parse_quantity(text, unit) == value else f"{value!r} {unit}"
 
 
@@ -74,5 +78,15 @@ def _quantity(unit: str) -> tuple[BeforeValidator, Any]:
     return BeforeValidator(lambda v: parse_quantity(v, unit)), Field(json_schema_extra={"unit": unit})
 
 
+def _not_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {shown(value)}")
+    return value
+
+
 Siemens = Annotated[float, *_quantity("siemens")]
 Volt = Annotated[float, *_quantity("volt")]
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+"""A whole number; ``true`` is none, though Python counts it as 1."""
+Share = Annotated[float, BeforeValidator(_not_boolean)]
+"""A fraction of something."""

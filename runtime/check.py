@@ -3,6 +3,7 @@
 Hashes stop accidents, not forgery; after this check the engines trust the tables.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,7 +12,6 @@ from hwspec.errors import ProgramError
 from runtime.program import TILE_TENSORS, TileProgram, TileTensors, tile_tensor_size
 from runtime.tables import (
     Acc,
-    Buffer,
     Gather,
     Host,
     Layer,
@@ -41,21 +41,25 @@ def check_program(program: TileProgram) -> None:
         _check_windows(f"gather {gather.name!r}", gather, image=gather.kind == "patches")
     for scatter in tables.scatters:
         _check_windows(f"scatter {scatter.name!r}", scatter, image=scatter.kind == "fold")
-    layers = {layer.name: layer for layer in tables.layers}
-    for layer in tables.layers:
-        _check_layer(program, layer)
+    tiles: dict[str, list[Tile]] = {layer.name: [] for layer in tables.layers}
     for tile in tables.tiles:
-        if tile.layer not in layers:
+        if tile.layer not in tiles:
             raise ProgramError(f"tile {tile.name!r}", "must belong to a layer of the program", got=tile.layer)
+        tiles[tile.layer].append(tile)
+    loops = Counter(loop.layer for loop in tables.loops)
+    for layer in tables.layers:
+        _check_layer(program, layer, tiles[layer.name], loops[layer.name])
+    _check_names(program)
+    for tile in tables.tiles:
         _check_tile(program, tile, program.tile_tensors[tile.name])
     _check_overlaps(program)
     _check_instructions(program)
 
 
 def _unique(kind: str, names: Sequence[str]) -> None:
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ProgramError(f"{kind} {twice!r}", "must be defined once")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ProgramError(f"{kind} {name!r}", "must be defined once")
 
 
 def _require(condition: bool, subject: str, requirement: str, got: object) -> None:
@@ -80,28 +84,81 @@ def _check_windows(subject: str, row: Gather | Scatter, *, image: bool) -> None:
         _require(len(row.output_shape) in (0, rank), subject, f"must have {rank} output sizes", row.output_shape)
 
 
-def _check_layer(program: TileProgram, layer: Layer) -> None:
+def _check_layer(program: TileProgram, layer: Layer, tiles: Sequence[Tile], loops: int) -> None:
     subject = f"layer {layer.name!r}"
     shape = (layer.groups, layer.rows, layer.cols)
     weight = program.weights.get(layer.name)
     if weight is None or weight.shape != shape or weight.dtype.kind != "f":
         raise ProgramError(subject, f"must have float weights of shape {shape}")
     _require(bool(np.isfinite(weight).all()), subject, "must have finite weights", "NaN or infinity")
-    tiles = [tile for tile in program.tables.tiles if tile.layer == layer.name]
     for key in TILE_TENSORS:
         tensor = program.tensors.get(f"{layer.name}/{key}")
         size = sum(tile_tensor_size(key, tile) for tile in tiles)
         if tensor is None or tensor.ndim != 1 or len(tensor) != size:
             raise ProgramError(f"tensor {layer.name}/{key}", f"must hold {size} elements")
-        _require(tensor.dtype.kind in _KINDS[key], f"tensor {layer.name}/{key}", "must have another type", tensor.dtype)
+        dtypes = _dtypes(key, program)
+        _require(str(tensor.dtype) in dtypes, f"tensor {layer.name}/{key}", f"must be of type {dtypes}", tensor.dtype)
     bias = program.tensors.get(f"{layer.name}/bias")
     if bias is None or bias.ndim != 1 or bias.dtype != np.float64 or not np.isfinite(bias).all():
         raise ProgramError(f"tensor {layer.name}/bias", "must be a vector of finite float64")
-    loops = [loop for loop in program.tables.loops if loop.layer == layer.name]
-    _require(len(loops) == 1, subject, "must be computed by one loop", len(loops))
+    _require(loops == 1, subject, "must be computed by one loop", loops)
+    _check_calibration(program, layer)
 
 
-_KINDS = {"plus": "uf", "minus": "uf", "row_map": "i", "col_map": "i", "col_sign": "i", "scale": "f"}
+def _dtypes(key: str, program: TileProgram) -> tuple[str, ...]:
+    if key in ("plus", "minus") and program.spec.device.levels is not None:
+        return ("uint8", "uint16")
+    return (_DTYPES[key],)
+
+
+_DTYPES = {
+    "plus": "float64",
+    "minus": "float64",
+    "row_map": "int32",
+    "col_map": "int32",
+    "col_sign": "int8",
+    "scale": "float64",
+}
+_FLOATS = ("float16", "float32", "float64")
+_CALIBRATION = ("range", "mean", "covariance", "vectors")
+
+
+def _check_calibration(program: TileProgram, layer: Layer) -> None:
+    length = layer.groups * layer.rows
+    for key in _CALIBRATION:
+        subject = f"calibration {layer.name}/{key}"
+        value = program.calibration.get(f"{layer.name}/{key}")
+        if value is None or value.dtype.kind != "f":
+            raise ProgramError(subject, "must be in the program, of floats")
+        if key in ("range", "vectors"):
+            _require(bool(np.isfinite(value).all()), subject, "must be finite", "NaN or infinity")
+        if key == "range":
+            good = value.shape == (2,) and value[0] <= 0 <= value[1]
+            _require(bool(good), subject, "must be a lowest input up to 0 and a highest from 0", value.tolist())
+        elif key == "mean":
+            _require(value.shape == (length,), subject, f"must hold {length} elements", value.shape)
+        elif key == "vectors":
+            good = value.ndim == 2 and value.shape[1] == length
+            _require(good, subject, f"must be vectors of {length} elements", value.shape)
+        else:
+            good = value.ndim == 3 and value.shape[1] == value.shape[2] and not len(value) % layer.groups
+            _require(good, subject, "must hold a square matrix for each row block of each group", value.shape)
+
+
+def _check_names(program: TileProgram) -> None:
+    """Tensors and report entries belong to layers, one set each."""
+    layers = program.layers
+    for kind, names, keys in (
+        ("tensor", program.tensors, (*TILE_TENSORS, "bias")),
+        ("calibration", program.calibration, _CALIBRATION),
+    ):
+        known = {f"{layer}/{key}" for layer in layers for key in keys}
+        for name in names:
+            _require(name in known, f"{kind} {name!r}", "must belong to a layer", name)
+    for name in program.weights:
+        _require(name in layers, f"weights {name!r}", "must belong to a layer", name)
+    reported = [layer.name for layer in program.report.layers]
+    _require(reported == list(layers), "report", "must tell of each layer, in order", reported)
 
 
 def _check_tile(program: TileProgram, tile: Tile, tensors: TileTensors) -> None:
@@ -114,12 +171,12 @@ def _check_tile(program: TileProgram, tile: Tile, tensors: TileTensors) -> None:
     device = spec.device
     for side, targets in (("plus", tensors.plus), ("minus", tensors.minus)):
         if device.levels is not None:
-            good = targets.dtype.kind == "u" and bool((targets < device.levels).all())
+            good = bool((targets < device.levels).all())
             _require(good, subject, f"must have {side} level codes below {device.levels}", int(targets.max()))
         else:
             slack = 1e-9 * device.span
             low, high = device.g_min - slack, device.g_max + slack
-            good = targets.dtype == np.float64 and bool(((targets >= low) & (targets <= high)).all())
+            good = bool(((targets >= low) & (targets <= high)).all())
             _require(good, subject, f"must have {side} conductances within the device's range", float(targets.max()))
     good = np.array_equal(np.sort(tensors.row_map), np.arange(tile.rows))
     _require(good, subject, "must drive each of its rows once", tensors.row_map[:8].tolist())
@@ -150,17 +207,29 @@ def _check_overlaps(program: TileProgram) -> None:
 
 def _check_instructions(program: TileProgram) -> None:
     tables = program.tables
-    buffers = {buffer.name: buffer for buffer in tables.buffers}
     known = {info.name for info in tables.inputs}
     for instruction in tables.instructions:
         if isinstance(instruction, Host):
-            subject = f"segment {instruction.segment!r}"
-            _require(instruction.segment in program.segments, subject, "must be in the program", instruction.segment)
-            _all_known(subject, instruction.inputs, known)
+            _check_segment(program, instruction)
+            _all_known(f"segment {instruction.segment!r}", instruction.inputs, known)
             known.update(instruction.outputs)
         else:
-            _check_loop(program, instruction, buffers, known)
+            _check_loop(program, instruction, known)
     _all_known("program outputs", (info.name for info in tables.outputs), known)
+
+
+def _check_segment(program: TileProgram, host: Host) -> None:
+    import onnx
+
+    subject = f"segment {host.segment!r}"
+    _require(host.segment in program.segments, subject, "must be in the program", host.segment)
+    try:
+        graph = onnx.load_model_from_string(program.segments[host.segment]).graph
+    except Exception:  # protobuf's own exception types differ from one of its implementations to the next
+        raise ProgramError(subject, "must be an ONNX model") from None
+    for kind, names, values in (("read", host.inputs, graph.input), ("write", host.outputs, graph.output)):
+        wanted = tuple(value.name for value in values)
+        _require(names == wanted, subject, f"must {kind} {wanted}", names)
 
 
 def _all_known(subject: str, names: Iterable[str], known: set[str]) -> None:
@@ -169,16 +238,15 @@ def _all_known(subject: str, names: Iterable[str], known: set[str]) -> None:
             raise ProgramError(subject, "must read buffers that earlier instructions wrote", got=name)
 
 
-def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, Buffer], known: set[str]) -> None:
+def _check_loop(program: TileProgram, loop: Loop, known: set[str]) -> None:
     subject = f"loop {loop.layer!r}"
     _require(loop.layer in program.layers, subject, "must compute a layer of the program", loop.layer)
-    tables, layer = program.tables, program.layers[loop.layer]
-    gathers = {row.name: row for row in tables.gathers}
-    scatters = {row.name: row for row in tables.scatters}
+    layer, dtypes = program.layers[loop.layer], program.dtypes
     loads: dict[str, Load] = {}
     mvms: dict[str, Mvm] = {}
     sums: set[str] = set()
     stored: set[str] = set()
+    held: dict[str, str] = {}
     sources = {(step.buffer, step.gather) for step in loop.body if isinstance(step, Load)}
     _require(len(sources) == 1, subject, "must load from one buffer through one gather", sorted(sources))
 
@@ -187,16 +255,19 @@ def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, Buffer], kn
             raise ProgramError(subject, requirement, got=got)
 
     for step in loop.body:
+        if not isinstance(step, Store):
+            good = held.setdefault(step.into, step.op) == step.op
+            _require(good, subject, "must use a register for one kind of step", step.into)
         if isinstance(step, Load):
             _all_known(subject, [step.buffer], known)
-            gather = gathers.get(step.gather)
+            _require(dtypes.get(step.buffer) in _FLOATS, subject, "must load from a buffer of floats", step.buffer)
+            gather = program.gathers.get(step.gather)
             resolve(gather, "must load through a gather of the program", step.gather)
             assert gather is not None
             good = step.start < step.stop <= gather.length == layer.groups * layer.rows
             good = good and step.start // layer.rows == (step.stop - 1) // layer.rows
             _require(good, subject, "must load rows of one group within the vector", (step.start, step.stop))
             loads[step.into] = step
-            mvms.pop(step.into, None)
         elif isinstance(step, Mvm):
             tile, load = program.tiles.get(step.tile), loads.get(step.source)
             resolve(tile, "must drive a tile of the program", step.tile)
@@ -214,7 +285,6 @@ def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, Buffer], kn
                 good = len(tile.adc_range) == len(phases)
                 _require(good, f"tile {tile.name!r}", f"must have {len(phases)} ADC ranges", tile.adc_range)
             mvms[step.into] = step
-            loads.pop(step.into, None)
         elif isinstance(step, Acc):
             mvm = mvms.get(step.source)
             resolve(mvm, "must accumulate a register that an mvm wrote", step.source)
@@ -222,12 +292,14 @@ def _check_loop(program: TileProgram, loop: Loop, buffers: dict[str, Buffer], kn
             _require(mvm.tile == step.tile, subject, f"must accumulate {mvm.tile!r} through its own map", step.tile)
             sums.add(step.into)
         else:
-            _check_store(program, layer, step, scatters.get(step.scatter), sums)
+            _check_store(program, layer, step, program.scatters.get(step.scatter), sums)
+            gather, scatter = program.gathers[next(iter(sources))[1]], program.scatters[step.scatter]
+            fits = (gather.kind == "vectors") == (scatter.kind == "vectors")
+            fits = fits and (scatter.kind != "fold" or len(scatter.kernel) == len(gather.kernel))
+            _require(fits, f"scatter {scatter.name!r}", f"must suit the gather {gather.name!r}", scatter.kind)
             _require(step.buffer not in stored, subject, "must store into a buffer once", step.buffer)
             stored.add(step.buffer)
-            buffer = buffers.get(step.buffer)
-            good = buffer is not None and buffer.dtype in ("float16", "float32", "float64")
-            _require(good, subject, "must store into a float buffer of the program", step.buffer)
+            _require(dtypes.get(step.buffer) in _FLOATS, subject, "must store into a buffer of floats", step.buffer)
     _require(bool(stored), subject, "must store its result", "nothing")
     known |= stored
 

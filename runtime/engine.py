@@ -225,9 +225,6 @@ class Engine:
     def _compile(self, loop: Loop) -> _CompiledLoop:
         program = self._chip.program
         layer, periphery = program.layers[loop.layer], self._chip.periphery(loop.layer)
-        gathers = {row.name: row for row in program.tables.gathers}
-        scatters = {row.name: row for row in program.tables.scatters}
-        dtypes = {row.name: row.dtype for row in program.tables.buffers}
         loads: dict[str, Load] = {}
         mvms: dict[str, tuple[Mvm, Load]] = {}
         sums: dict[str, list[tuple[Mvm, Load]]] = {}
@@ -240,19 +237,19 @@ class Engine:
             elif step.op == "acc":
                 sums.setdefault(step.into, []).append(mvms[step.source])
             else:
-                batches = self._batches(loop.layer, sums[step.source], scatters[step.scatter].length)
-                dtype: torch.dtype = getattr(torch, dtypes[step.buffer])
-                stores.append(_Store(batches, scatters[step.scatter], step.buffer, dtype))
+                batches = self._batches(loop.layer, sums[step.source], program.scatters[step.scatter].length)
+                dtype: torch.dtype = getattr(torch, program.dtypes[step.buffer])
+                stores.append(_Store(batches, program.scatters[step.scatter], step.buffer, dtype))
         load = next(iter(loads.values()))
         return _CompiledLoop(
             layer=loop.layer,
             source=load.buffer,
-            gather=gathers[load.gather],
+            gather=program.gathers[load.gather],
             full_scale=layer.full_scale,
             input_max=periphery.input_code_max(layer.signed),
             output_max=periphery.output_code_max,
             signed=layer.signed,
-            length=gathers[load.gather].length,
+            length=program.gathers[load.gather].length,
             bias=self._tensor(program.bias(loop.layer)),
             stores=tuple(stores),
         )

@@ -13,7 +13,7 @@ from hwspec.spec import HardwareSpec
 from runtime.listing import print_listing
 from runtime.quantize import Float64, level_conductances
 from runtime.report import CompileReport
-from runtime.tables import Layer, Tables, Tile
+from runtime.tables import Gather, Layer, Scatter, Tables, Tile
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -88,6 +88,22 @@ class TileProgram:
     def layers(self) -> dict[str, Layer]:
         """The layers by name."""
         return {layer.name: layer for layer in self.tables.layers}
+
+    @cached_property
+    def gathers(self) -> dict[str, Gather]:
+        """The gathers by name."""
+        return {gather.name: gather for gather in self.tables.gathers}
+
+    @cached_property
+    def scatters(self) -> dict[str, Scatter]:
+        """The scatters by name."""
+        return {scatter.name: scatter for scatter in self.tables.scatters}
+
+    @cached_property
+    def dtypes(self) -> dict[str, str]:
+        """Types of the program's inputs and buffers by name."""
+        inputs = {info.name: info.dtype for info in self.tables.inputs}
+        return inputs | {buffer.name: buffer.dtype for buffer in self.tables.buffers}
 
     @cached_property
     def tiles(self) -> dict[str, Tile]:

@@ -14,7 +14,7 @@ from runtime.inputs import bind_inputs
 from runtime.physics.converters import convert, drive_voltages, phase_part
 from runtime.programming import ProgrammedChip
 from runtime.quantize import Float64, input_codes
-from runtime.tables import Acc, Gather, Host, Load, Loop, Mvm, Phase, Scatter, Store
+from runtime.tables import Acc, Host, Load, Loop, Mvm, Phase, Store
 
 Array = npt.NDArray[Any]
 
@@ -52,10 +52,6 @@ class Reference:
 
     def __init__(self, chip: ProgrammedChip, watch: Callable[[Conversion], None] | None = None) -> None:
         self._chip, self._watch = chip, watch
-        tables = chip.program.tables
-        self._gathers: dict[str, Gather] = {row.name: row for row in tables.gathers}
-        self._scatters: dict[str, Scatter] = {row.name: row for row in tables.scatters}
-        self._dtypes = {row.name: row.dtype for row in tables.buffers}
         self._segments: dict[str, HostSegment] = {}
 
     def __call__(self, inputs: Mapping[str, Any] | Any) -> list[Any]:
@@ -80,7 +76,7 @@ class Reference:
     def loop(self, loop: Loop, buffers: dict[str, Any]) -> None:
         """Run a loop for all windows at once."""
         first = next(step for step in loop.body if isinstance(step, Load))
-        shape = window_shape(self._gathers[first.gather], buffers[first.buffer].shape)
+        shape = window_shape(self._chip.program.gathers[first.gather], buffers[first.buffer].shape)
         vectors = self._input_codes(loop.layer, first, buffers[first.buffer])
         codes: dict[str, Float64] = {}
         results: dict[str, _Result] = {}
@@ -97,7 +93,7 @@ class Reference:
 
     def _input_codes(self, layer: str, step: Load, x: Array) -> Float64:
         table = self._chip.program.layers[layer]
-        vectors = gather_vectors(self._gathers[step.gather], x).astype(np.float64)
+        vectors = gather_vectors(self._chip.program.gathers[step.gather], x).astype(np.float64)
         if not np.isfinite(vectors).all():
             raise DataError(f"input of layer {layer!r}", "must be finite, and has NaN or infinite values")
         code_max = self._chip.periphery(layer).input_code_max(table.signed)
@@ -131,5 +127,6 @@ class Reference:
 
     def store(self, layer: str, step: Store, y: Float64, shape: tuple[int, ...], buffers: dict[str, Any]) -> None:
         """Add the bias, and write the results to where their windows belong, in the buffer's own type."""
-        written = scatter_vectors(self._scatters[step.scatter], y, shape, self._chip.program.bias(layer))
-        buffers[step.buffer] = written.astype(self._dtypes[step.buffer])
+        program = self._chip.program
+        written = scatter_vectors(program.scatters[step.scatter], y, shape, program.bias(layer))
+        buffers[step.buffer] = written.astype(program.dtypes[step.buffer])

@@ -27,8 +27,9 @@ def infer_shapes(model: ir.Model) -> None:
 
 
 def _infer_once(model: ir.Model) -> bool:
+    # Without onnx's own data propagation: it builds every vector of a known length in memory, whatever that length is.
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=False, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=False, data_prop=False)
     except Exception:  # onnx raises its own types and RuntimeError; onnxruntime has the last word on a model
         return False
     symbols = input_symbols(model.graph)

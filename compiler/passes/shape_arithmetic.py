@@ -51,6 +51,9 @@ def fold_shapes(model: ir.Model) -> bool:
         if node.op_type == "Reshape":
             changed |= _fix_reshape(model.graph, node, known)
             continue
+        if node.op_type in ("Expand", "ConstantOfShape"):
+            changed |= _adopt_target(node, known)
+            continue
         follow, output = _FOLLOW.get(node.op_type), node.outputs[0]
         if follow is None or (output.is_graph_output() and node.graph is not model.graph):
             continue
@@ -89,6 +92,38 @@ def _fix_reshape(root: ir.Graph, node: ir.Node, known: dict[ir.Value, Elements])
     name = f"{target.name}_static"
     node.replace_input_with(1, add_initializer(root, name, ir.tensor(np.array(fixed, dtype=np.int64))))
     return True
+
+
+def _adopt_target(node: ir.Node, known: dict[ir.Value, Elements]) -> bool:
+    """Give the result of an Expand or ConstantOfShape the dimensions of its target that are known."""
+    target = known.get(node.inputs[-1]) if node.inputs and node.inputs[-1] is not None else None
+    result = node.outputs[0]
+    if target is None or (result.shape is not None and len(result.shape) != len(target)):
+        return False
+    dims: list[Element] = list(target)
+    if node.op_type == "Expand":
+        source = None if node.inputs[0] is None else node.inputs[0].shape
+        if source is None or len(source) > len(target):
+            return False
+        own: list[Element] = [dim if isinstance(dim, int) else dim.value for dim in source.dims]
+        padded: list[Element] = [1] * (len(target) - len(own)) + own
+        dims = [_broadcast(dim, wanted) for dim, wanted in zip(padded, target, strict=True)]
+    if any(isinstance(dim, int) and dim < 0 for dim in dims):
+        return False
+    before = [None] * len(dims) if result.shape is None else list(result.shape.dims)
+    merged = [new if isinstance(old, ir.SymbolicDim | None) else old for old, new in zip(before, dims, strict=True)]
+    shape = ir.Shape(merged)
+    if result.shape == shape:
+        return False
+    result.shape = shape
+    return True
+
+
+def _broadcast(dim: Element, wanted: Element) -> Element:
+    """The size of an axis expanded to a target, where it follows from what is known."""
+    if dim == 1 or dim == wanted:
+        return wanted
+    return dim if wanted == 1 or isinstance(dim, int) else None
 
 
 def _elements(value: ir.Value | None, known: dict[ir.Value, Elements]) -> Elements | None:

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import logging
+import resource
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -211,6 +212,40 @@ def test_a_hostile_generator_is_left_alone_at_once(operator: str) -> None:
     model = Clean().run(load_model(build(nodes, initializers, ["n", 3])).proto)
     assert time.monotonic() - started < 5
     assert operator in ops(model)
+
+
+def test_a_long_vector_of_shapes_is_not_built_in_memory() -> None:
+    # onnx's data propagation would take 140 bytes an element here.
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("Cast", ["zeros"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["whole", "size"], ["c"], axis=0),
+        helper.make_node("ReduceMax", ["c"], ["m"], keepdims=0),
+        helper.make_node("Cast", ["m"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "f"], ["y"]),
+    ]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Clean().run(load_model(build(nodes, {"size": np.array([2**27])}, ["n", 3])).proto)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, "kilobytes"
+
+
+def test_shapes_that_contain_the_batch_are_followed() -> None:
+    node = helper.make_node
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Slice", ["s", "zero", "one"], ["batch"]),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["r"]),
+        node("ConstantOfShape", ["target"], ["zeros"]),
+        node("Concat", ["r", "zeros"], ["wide"], axis=2),
+        node("Expand", ["row", "target"], ["rows"]),
+        node("Concat", ["wide", "rows"], ["y"], axis=2),
+    ]
+    arrays = {"zero": np.array([0]), "one": np.array([1]), "rest": np.array([3, 2]), "row": floats(1, 2)}
+    model = clean(build(nodes, arrays, ["n", 6]), {"x": floats(4, 6)})
+    reshape = only(model, "Reshape")
+    assert is_constant(reshape.inputs[1])
+    assert shapes(model, [*model.graph.outputs, reshape.outputs[0]]) == [["n", 3, 6], ["n", 3, 2]]
 
 
 # -- what is left out -----------------------------------------------------------------------------------------------

@@ -48,8 +48,9 @@ def verify(
         say("")
         for output in report.per_output:
             say(
-                f"output {output.name}: float weights {output.structure_error:.2e} of at most "
-                f"{output.structure_bound:.0e}, end to end on {loaded.spec.name} {output.error:.2e} of its largest magnitude"
+                f"output {output.name}: {output.structure_error:.1e} with float weights "
+                f"(bound {output.structure_bound:.0e}), {output.error:.1e} on {loaded.spec.name}, "
+                "in units of its largest magnitude"
             )
         for failure in report.failures:
             say(f"FAILED: {failure}")

@@ -1,0 +1,5 @@
+"""``python -m xbarc``."""
+
+from xbarc.cli import main
+
+main()
