@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping as Table
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from hwspec.errors import VerificationError
 from hwspec.spec import HardwareSpec
 from runtime.quantize import Float64
 from runtime.report import DigitalNode
-from runtime.tables import Buffer, Gather, Host, Scatter, TensorInfo
+from runtime.tables import Buffer, Gather, Host, Scatter, TensorInfo, input_phases
 
 Array = npt.NDArray[Any]
 
@@ -235,6 +236,8 @@ def verify(mapping: Mapping) -> None:
             _verify_quantized(mapping, layer)
         if layer.name in mapping.targets:
             _verify_targets(mapping, layer)
+        if layer.name in mapping.adc_ranges:
+            _verify_ranges(mapping, layer)
     if mapping.placements:
         _verify_placements(mapping)
 
@@ -269,25 +272,45 @@ def _verify_grid(layer: MatrixLayer, grid: TileGrid) -> None:
 
 
 def _verify_quantized(mapping: Mapping, layer: MatrixLayer) -> None:
-    quantized = mapping.quantized[layer.name]
+    quantized, (groups, _, cols) = mapping.quantized[layer.name], layer.weight.shape
+    if quantized.normalized.shape != layer.weight.shape or quantized.scale.shape != (groups, cols):
+        raise _fail(layer.name, "must have a scale for each column", quantized.scale.shape)
     if not (np.isfinite(quantized.scale).all() and (quantized.scale > 0).all()):
         raise _fail(layer.name, "must have positive finite scales", float(quantized.scale.min()))
     if not np.abs(quantized.normalized).max(initial=0) <= 1:
         raise _fail(layer.name, "must have weights in [-1, 1]", float(np.abs(quantized.normalized).max()))
+    if not 0 < quantized.full_scale < np.inf:
+        raise _fail(layer.name, "must have a positive finite full scale", quantized.full_scale)
 
 
 def _verify_targets(mapping: Mapping, layer: MatrixLayer) -> None:
-    device = mapping.spec.device
-    for number, targets in enumerate(mapping.targets[layer.name]):
+    device, blocks = mapping.spec.device, mapping.grids[layer.name].blocks
+    if len(mapping.targets[layer.name]) != len(blocks):
+        raise _fail(layer.name, f"must assign its {len(blocks)} tiles", len(mapping.targets[layer.name]))
+    low, high = (device.g_min, device.g_max) if device.levels is None else (0, device.levels - 1)
+    for number, (block, targets) in enumerate(zip(blocks, mapping.targets[layer.name], strict=True)):
         for side in (targets.plus, targets.minus):
-            low, high = (device.g_min, device.g_max) if device.levels is None else (0, device.levels - 1)
-            if side.min() < low or side.max() > high:
+            if side.shape != block.shape:
+                raise _fail(layer.name, f"must assign all of tile {number}'s {block.shape} cells", side.shape)
+            if not (side.min() >= low and side.max() <= high):
                 raise _fail(layer.name, f"must keep tile {number} on the device's levels", float(side.max()))
+
+
+def _verify_ranges(mapping: Mapping, layer: MatrixLayer) -> None:
+    phases = len(input_phases(mapping.spec, mapping.quantized[layer.name].signed))
+    ranges = mapping.adc_ranges[layer.name]
+    if mapping.spec.periphery.adc_bits is None:
+        return
+    if len(ranges) != len(mapping.grids[layer.name].blocks):
+        raise _fail(layer.name, "must have ADC ranges for each tile", len(ranges))
+    for number, found in enumerate(ranges):
+        if len(found) != phases or not all(0 < value < np.inf for value in found):
+            raise _fail(layer.name, f"must have {phases} positive finite ADC ranges on tile {number}", found)
 
 
 def _verify_placements(mapping: Mapping) -> None:
     array = mapping.spec.array
-    used: dict[int, list[tuple[int, int, int, int]]] = {}
+    boxes: dict[int, list[tuple[str, tuple[int, int, int, int]]]] = {}
     for layer in mapping.layers:
         blocks, placements = mapping.grids[layer.name].blocks, mapping.placements[layer.name]
         if len(blocks) != len(placements):
@@ -295,13 +318,28 @@ def _verify_placements(mapping: Mapping) -> None:
         for block, placement in zip(blocks, placements, strict=True):
             rows, cols = block.shape
             box = (placement.row, placement.row + rows, placement.col, placement.col + cols)
-            if box[1] > array.rows or box[3] > array.weight_cols:
+            if min(box) < 0 or box[1] > array.rows or box[3] > array.weight_cols:
                 raise _fail(layer.name, "must keep its tiles inside their arrays", box)
-            for other in used.setdefault(placement.array, []):
-                if box[0] < other[1] and other[0] < box[1] and box[2] < other[3] and other[2] < box[3]:
-                    raise _fail(layer.name, f"must not overlap another tile on array {placement.array}", box)
-            used[placement.array].append(box)
+            if placement.array < 0 or placement.array % array.arrays_per_site:
+                raise _fail(layer.name, "must start its tiles' sites at their first array", placement.array)
+            boxes.setdefault(placement.array, []).append((layer.name, box))
             if not np.array_equal(np.sort(placement.row_map), np.arange(rows)):
                 raise _fail(layer.name, "must order each tile's rows by a permutation", placement.row_map.tolist())
             if not np.array_equal(np.sort(placement.col_order), np.arange(cols)):
                 raise _fail(layer.name, "must order each tile's columns by a permutation", placement.col_order.tolist())
+            if placement.col_sign.shape != (cols,) or not (np.abs(placement.col_sign) == 1).all():
+                raise _fail(layer.name, "must give each column a sign of +1 or -1", placement.col_sign.tolist())
+    for number, placed in boxes.items():
+        if len(placed) > 1:
+            _verify_overlaps(array, number, placed)
+
+
+def _verify_overlaps(
+    array: CrossbarArray, number: int, placed: Sequence[tuple[str, tuple[int, int, int, int]]]
+) -> None:
+    used = np.zeros((array.rows, array.weight_cols), bool)
+    for layer, box in placed:
+        cells = used[box[0] : box[1], box[2] : box[3]]
+        if cells.any():
+            raise _fail(layer, f"must not overlap another tile on array {number}", box)
+        cells[:] = True

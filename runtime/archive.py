@@ -7,9 +7,9 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,13 @@ class Manifest(BaseModel):
 
 
 def save_program(program: TileProgram, path: Path) -> None:
-    """Write `program` to `path`, whole or not at all."""
+    """Write `program` to `path`, whole or not at all.
+
+    Raises
+    ------
+    ProgramError
+        If the file cannot be written; one that was there before stays as it was.
+    """
     members = {
         "program.json": program.tables.model_dump_json().encode(),
         "report.json": program.report.model_dump_json().encode(),
@@ -54,10 +60,14 @@ def save_program(program: TileProgram, path: Path) -> None:
         members["source.onnx"] = program.source
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = Manifest(sha256=hashes).model_dump_json().encode()
-    write_atomically(path, lambda stream: _write(stream, {"manifest.json": manifest, **members}))
+    try:
+        write_atomically(path, lambda stream: _write(stream, {"manifest.json": manifest, **members}))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ProgramError(f"program {path}", f"cannot be written ({reason})") from None
 
 
-def _write(stream: io.BufferedIOBase, members: Mapping[str, bytes]) -> None:
+def _write(stream: BinaryIO, members: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(name, _DATE), data)
@@ -73,7 +83,7 @@ def _write(stream: io.BufferedIOBase, members: Mapping[str, bytes]) -> None:
     stream.write(digest.hexdigest().encode())
 
 
-def write_atomically(path: Path, write: "Any") -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Call ``write(stream)`` on a temporary file beside `path`, flush it to disk, and rename it to `path`."""
     handle, name = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name[:100]}.")
     try:
@@ -136,6 +146,8 @@ def load_program(path: Path) -> TileProgram:
 def _read_members(data: bytes, subject: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > len(data):
+                raise ProgramError(subject, "must store its members one after another")
             members = {info.filename: _read_member(archive, info, len(data), subject) for info in archive.infolist()}
             if len(members) != len(archive.infolist()):
                 raise ProgramError(subject, "must not hold a member twice")

@@ -176,7 +176,8 @@ class Engine:
     def _run_block(self, loop: _CompiledLoop, x: Tensor) -> list[Tensor]:
         shape = window_shape(loop.gather, x.shape)
         vectors = gather_vectors(loop.gather, x.to(self._dtype))
-        if not torch.isfinite(vectors.sum()):
+        # A finite sum means finite terms, and is quick to find; one that is not may just have overflowed.
+        if not torch.isfinite(vectors.detach().sum()) and not torch.isfinite(vectors).all():
             raise DataError(f"input of layer {loop.layer!r}", "must be finite, and has NaN or infinite values")
         codes = input_codes(vectors, loop.full_scale, loop.input_max, loop.signed)
         return [

@@ -6,25 +6,48 @@ assembly. ``;`` starts a comment.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
 from hwspec.errors import ProgramError
-from runtime.tables import Acc, Host, Instruction, Load, Loop, Mvm, Row, Store, Tables
+from runtime.tables import (
+    Acc,
+    Buffer,
+    Gather,
+    Host,
+    Instruction,
+    Layer,
+    Load,
+    Loop,
+    Mvm,
+    Row,
+    Scatter,
+    Store,
+    Tables,
+    Tile,
+)
 
-_ROWS = {"buffers": "buffer", "layers": "layer", "gathers": "gather", "scatters": "scatter", "tiles": "tile"}
-_TABLE_OF = {keyword: table for table, keyword in _ROWS.items()}
+_ROWS: dict[str, tuple[str, type[Row]]] = {
+    "buffer": ("buffers", Buffer),
+    "layer": ("layers", Layer),
+    "gather": ("gathers", Gather),
+    "scatter": ("scatters", Scatter),
+    "tile": ("tiles", Tile),
+}
+_TABLES = {table for table, _ in _ROWS.values()} | {"instructions"}
 _BARE = re.compile(r"[A-Za-z0-9_./:+\-#@~]+")
-_NAME = r'("(?:[^"\\]|\\.)*"|[A-Za-z0-9_./:+\-#@~]+)'
+_TOKEN = rf'(?:"(?:[^"\\]|\\.)*"|{_BARE.pattern})'
+_NAME = f"({_TOKEN})"
+_NAMES = rf"\(((?:{_TOKEN}(?:, {_TOKEN})*)?)\)"
 _KEY = re.compile(r"\s*([a-z0-9_]+)=")
 _LOAD = re.compile(rf"load %{_NAME}, act:{_NAME}, gather={_NAME}, rows=(\d+):(\d+)")
 _MVM = re.compile(rf"mvm %{_NAME}, tile={_NAME}, %{_NAME}, phase=(both|\+|-)")
 _ACC = re.compile(rf"acc %{_NAME}, %{_NAME}, map={_NAME} cols")
 _STORE = re.compile(rf"store act:{_NAME}, %{_NAME}, scatter={_NAME}")
 _LOOP = re.compile(rf"loop {_NAME} windows=(\d+)")
-_HOST = re.compile(rf"host {_NAME} \((.*)\) -> \((.*)\)")
+_HOST = re.compile(rf"host {_NAME} {_NAMES} -> {_NAMES}")
 
 
 def print_listing(tables: Tables) -> str:
@@ -40,24 +63,29 @@ def parse_listing(text: str) -> Tables:
     ProgramError
         Naming the line that is malformed.
     """
-    fields: dict[str, Any] = {table: [] for table in _ROWS}
+    fields: dict[str, Any] = {}
+    rows: dict[str, list[Row]] = {table: [] for table, _ in _ROWS.values()}
     instructions: list[Instruction] = []
     loop: dict[str, Any] | None = None
     for number, raw in enumerate(text.splitlines(), start=1):
-        line = _without_comment(raw).strip()
-        if not line:
-            continue
         try:
+            line = _without_comment(raw).strip()
+            if not line:
+                continue
             keyword = line.split(maxsplit=1)[0]
             if keyword == "program":
-                fields.update(_keys(line[len(keyword) :]))
-            elif keyword in _TABLE_OF:
-                fields[_TABLE_OF[keyword]].append(_keys(line[len(keyword) :]))
+                for key, value in _keys(line[len(keyword) :]).items():
+                    _require(key not in fields and key not in _TABLES, f"{key} may not be given here, or again")
+                    fields[key] = value
+            elif keyword in _ROWS:
+                _require(loop is None, f"a {keyword} inside a loop")
+                table, row = _ROWS[keyword]
+                rows[table].append(row.model_validate(_keys(line[len(keyword) :])))
             elif keyword == "loop":
                 _require(loop is None, "a loop inside a loop")
                 name, windows = _match(_LOOP, line)
                 loop = {"layer": _unquoted(name), "windows": int(windows), "body": []}
-            elif keyword == "end":
+            elif line == "end":
                 _require(loop is not None, "an end without a loop")
                 instructions.append(Loop.model_validate(loop))
                 loop = None
@@ -69,27 +97,30 @@ def parse_listing(text: str) -> Tables:
                 _require(loop is not None, "a step outside a loop")
                 assert loop is not None
                 loop["body"].append(_step(keyword, line))
-        except (ValueError, ValidationError) as error:
-            reason = " ".join(str(error).split())
-            raise ProgramError(f"listing line {number}", f"is malformed ({reason})", got=raw.strip()) from None
+        except (ValueError, RecursionError) as error:
+            raise ProgramError(f"listing line {number}", f"is malformed ({_reason(error)})", got=raw.strip()) from None
     if loop is not None:
         raise ProgramError("listing", f"must close loop {loop['layer']!r} with an end")
     try:
-        return Tables.model_validate({**fields, "instructions": instructions})
+        return Tables.model_validate({**fields, **rows, "instructions": instructions})
     except ValidationError as error:
-        reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise ProgramError("listing", f"is not a valid program ({reason})") from None
+        raise ProgramError("listing", f"is not a valid program ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+    return " ".join(str(error).split())
 
 
 def _lines(tables: Tables) -> Iterator[str]:
     yield "; xbarc tile program: tables first, then what runs, in order"
-    header = tables.model_dump(mode="json", exclude={*_ROWS, "instructions"})
+    header = tables.model_dump(mode="json", exclude=_TABLES)
     for key, value in header.items():
         yield f"program {key}={_json(value)}"
-    for table, keyword in _ROWS.items():
+    for keyword, (table, _) in _ROWS.items():
         yield ""
-        rows: tuple[Row, ...] = getattr(tables, table)
-        for row in rows:
+        for row in getattr(tables, table):
             dumped = row.model_dump(mode="json", exclude_defaults=True)
             yield f"{keyword:<7} " + " ".join(f"{key}={_json(value)}" for key, value in dumped.items())
     yield ""
@@ -165,19 +196,7 @@ def _no_constant(name: str) -> float:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names: list[str] = []
-    position = 0
-    separator: Callable[[int], re.Match[str] | None] = lambda at: re.compile(r"\s*,\s*").match(text, at)  # noqa: E731
-    pattern = re.compile(_NAME)
-    while position < len(text):
-        found = pattern.match(text, position)
-        _require(found is not None, f"expected a name at {text[position:]!r}")
-        assert found is not None
-        names.append(_unquoted(found[1]))
-        gap = separator(found.end())
-        _require(gap is not None or found.end() == len(text), f"expected a comma at {text[found.end() :]!r}")
-        position = gap.end() if gap else len(text)
-    return tuple(names)
+    return tuple(_unquoted(token) for token in re.findall(_TOKEN, text))
 
 
 def _json(value: object) -> str:
@@ -193,5 +212,7 @@ def _unquoted(token: str) -> str:
 
 
 def _without_comment(line: str) -> str:
-    found = re.match(r'((?:[^";]|"(?:[^"\\]|\\.)*")*)', line)
-    return found[1] if found else line
+    found = re.match(r'(?:[^";]|"(?:[^"\\]|\\.)*")*', line)
+    assert found is not None
+    _require(line[found.end() :][:1] != '"', "a quote that is not closed")
+    return found[0]

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from xbarc.api import load as load
     from xbarc.api import remap as remap
     from xbarc.api import simulate as simulate
-    from xbarc.evaluate import EvalReport as EvalReport
-    from xbarc.evaluate import evaluate as evaluate
-    from xbarc.verify import VerifyReport as VerifyReport
-    from xbarc.verify import verify_program as verify
+    from xbarc.evaluation import EvalReport as EvalReport
+    from xbarc.evaluation import evaluate as evaluate
+    from xbarc.verification import VerifyReport as VerifyReport
+    from xbarc.verification import verify_program as verify
 
 _ROOMS = {
     "Chip": "hwspec.chip",
@@ -51,10 +51,10 @@ _ROOMS = {
     "TileProgram": "runtime.program",
     "CompileReport": "runtime.report",
     **dict.fromkeys(("Simulation", "load", "remap", "simulate"), "xbarc.api"),
-    **dict.fromkeys(("EvalReport", "evaluate"), "xbarc.evaluate"),
-    "VerifyReport": "xbarc.verify",
+    **dict.fromkeys(("EvalReport", "evaluate"), "xbarc.evaluation"),
+    "VerifyReport": "xbarc.verification",
 }
-_RENAMED = {"compile": ("xbarc.api", "compile_model"), "verify": ("xbarc.verify", "verify_program")}
+_RENAMED = {"compile": ("xbarc.api", "compile_model"), "verify": ("xbarc.verification", "verify_program")}
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "compile", "verify", *_ROOMS]

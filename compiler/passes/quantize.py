@@ -8,6 +8,13 @@ import numpy as np
 from compiler.mapping import LayerStatistics, Mapping, MatrixLayer, QuantizedLayer
 from runtime.quantize import weight_codes
 
+OFF_TIES = 1 + 1e-3 * (5**0.5 - 1) / 2
+"""Ranges are wider than the largest value by this irrational ratio.
+
+Pixels, level steps and the values that ranges stem from are multiples of few numbers. A range commensurate with them
+puts many values exactly halfway between two codes, where the last bit of the arithmetic decides.
+"""
+
 
 @dataclass(frozen=True)
 class Quantize:
@@ -37,5 +44,5 @@ def quantize_layer(layer: MatrixLayer, statistics: LayerStatistics, levels: int 
     normalized = np.clip(weight / scale[:, None, :], -1, 1)
     if levels is not None:
         normalized = weight_codes(normalized, levels) / (levels - 1)
-    full_scale = max(abs(statistics.low), abs(statistics.high)) or 1.0
+    full_scale = max(abs(statistics.low), abs(statistics.high)) * OFF_TIES or 1.0
     return QuantizedLayer(scale=scale, normalized=normalized, full_scale=full_scale, signed=statistics.low < 0)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.mapping import Mapping, MatrixLayer, Placement, Targets
+from compiler.passes.quantize import OFF_TIES
 from hwspec.spec import HardwareSpec
 from runtime.physics.converters import drive_voltages, phase_part
 from runtime.quantize import Float64, input_codes, level_conductances
@@ -70,4 +71,4 @@ def _range(current: Float64, spec: HardwareSpec) -> float:
     """The smallest range that clips at most the share allowed; one full cell where no current flows."""
     share = spec.periphery.adc_clip_share
     found = float(np.quantile(current, 1 - share, method="higher")) if current.size else 0.0
-    return found or spec.device.span * spec.periphery.v_read
+    return (found or spec.device.span * spec.periphery.v_read) * OFF_TIES

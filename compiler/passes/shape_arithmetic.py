@@ -106,7 +106,7 @@ def _adopt_target(node: ir.Node, known: dict[ir.Value, Elements]) -> bool:
         if source is None or len(source) > len(target):
             return False
         own: list[Element] = [dim if isinstance(dim, int) else dim.value for dim in source.dims]
-        padded: list[Element] = [1] * (len(target) - len(own)) + own
+        padded: list[Element] = [*[1] * (len(target) - len(own)), *own]
         dims = [_broadcast(dim, wanted) for dim, wanted in zip(padded, target, strict=True)]
     if any(isinstance(dim, int) and dim < 0 for dim in dims):
         return False

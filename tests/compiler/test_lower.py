@@ -127,7 +127,7 @@ def test_an_optional_output_that_is_left_out() -> None:
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_branches_that_take_values_of_layers_from_outside(sign: int) -> None:
-    """The branch that runs reads the result of one layer, gives the input of another, and holds a product of its own."""
+    """Each branch reads the result of a layer and gives the input of another; one holds a product of its own."""
 
     def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
         return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])

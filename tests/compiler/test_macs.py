@@ -114,7 +114,7 @@ def test_totals_of_a_program_are_those_of_one_sample() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     report = compile_ideal(model).report
-    macs = {node.node: node.macs for node in report.digital} | {layer.name: layer.macs for layer in report.layers}
+    macs = {node.node: node.macs or 0 for node in report.digital} | {layer.name: layer.macs for layer in report.layers}
     assert macs == {"mapped": 5 * 3 * 3, "transpose": 0, "scores": 5 * 5 * 3, "lstm": 5 * 8 * (3 + 2)}
     totals = report.totals
     assert totals.mapped_macs == macs["mapped"]

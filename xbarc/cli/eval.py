@@ -35,7 +35,7 @@ def eval_(
     """Measure a program's accuracy beside that of its model; without labels, its relative error."""
     from xbarc.api import load
     from xbarc.data.load import load_data
-    from xbarc.evaluate import evaluate
+    from xbarc.evaluation import evaluate
 
     loaded = load(program)
     infos = loaded.tables.inputs

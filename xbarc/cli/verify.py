@@ -21,7 +21,7 @@ def verify(
     """Compare a program with the untouched ONNX model; exits with 1 when it does not hold."""
     from xbarc.api import load
     from xbarc.data.load import load_data
-    from xbarc.verify import verify_program
+    from xbarc.verification import verify_program
 
     loaded = load(program)
     inputs = None

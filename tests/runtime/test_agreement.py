@@ -1,0 +1,314 @@
+"""Reference and engine compute the same: any layer, any spec, any placement, any body of a loop."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwspec.errors import DataError
+from hwspec.spec import HardwareSpec
+from runtime.check import check_program
+from runtime.engine import Engine
+from runtime.program import TileProgram
+from runtime.programming import program_chip
+from runtime.reference import Conversion, Reference
+from runtime.tables import Acc, Buffer, Load, Loop, Mvm, Phase, Step, Store, TensorInfo, input_phases
+from small_programs import (
+    SmallModel,
+    compile_small,
+    map_small,
+    matmul,
+    one_node,
+    place_and_emit,
+    small_models,
+    small_spec,
+    small_specs,
+)
+
+Float64 = npt.NDArray[np.float64]
+Codes = dict[tuple[str, Phase], Float64]
+SEEDS = st.integers(0, 2**32 - 1)
+TIE = 1e-9
+"""Engines may round a value differently that lies so near to the middle between two codes (in lsb)."""
+
+
+def in_float64(program: TileProgram) -> TileProgram:
+    """The program with buffers of float64, so that storing a result does not round it."""
+    buffers = tuple(buffer.model_copy(update={"dtype": "float64"}) for buffer in program.tables.buffers)
+    return replace(program, tables=program.tables.model_copy(update={"buffers": buffers}))
+
+
+def run_reference(program: TileProgram, x: Float64) -> tuple[list[Float64], Codes, Codes]:
+    """Outputs, the codes of each tile and phase, and what they were before rounding and clipping."""
+    codes, before = Codes(), Codes()
+
+    def watch(conversion: Conversion) -> None:
+        key = conversion.tile, conversion.phase
+        codes[key] = conversion.codes
+        code_max = program.spec.periphery.output_code_max
+        ranges = program.tiles[conversion.tile].adc_range
+        lsb = 1.0 if code_max is None else ranges[1 if conversion.phase == "-" else 0] / code_max
+        before[key] = conversion.current / lsb
+
+    return Reference(program_chip(program), watch)(x), codes, before
+
+
+def run_engine(program: TileProgram, x: Float64, dtype: torch.dtype) -> tuple[list[Float64], Codes]:
+    """Outputs, and the codes of each tile and phase."""
+    codes = Codes()
+
+    def watch(layer: str, tile: str, phase: Phase, found: torch.Tensor) -> None:
+        assert layer == "layer"
+        codes[tile, phase] = found.numpy().astype(np.float64)
+
+    return Engine(program_chip(program), dtype=dtype, watch=watch)(x), codes
+
+
+def off_ties(before: Float64) -> npt.NDArray[np.bool_]:
+    """Where rounding is decided."""
+    far: npt.NDArray[np.bool_] = np.abs(before - np.floor(before) - 0.5) > TIE
+    return far
+
+
+def assert_same_values(found: Float64, wanted: Float64, tolerance: float = 1e-9) -> None:
+    scale = float(np.abs(wanted).max(initial=0.0)) or 1.0
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * scale)
+
+
+def assert_agree(program: TileProgram, x: Float64) -> None:
+    """In float64: equal codes but at ties, and equal outputs to 1e-9."""
+    wanted, codes, before = run_reference(program, x)
+    found, engine_codes = run_engine(program, x, torch.float64)
+    assert engine_codes.keys() == codes.keys()
+    same = True
+    for key, values in codes.items():
+        if program.spec.periphery.adc_bits is None:
+            assert_same_values(engine_codes[key], values)
+            continue
+        differs = engine_codes[key] != values
+        assert not (differs & off_ties(before[key])).any()
+        same = same and not differs.any()
+    for got, value in zip(found, wanted, strict=True):
+        assert got.shape == value.shape
+        assert got.dtype == value.dtype == np.float64
+        if same:
+            assert_same_values(got, value)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(small_models(), small_specs(), SEEDS)
+def test_engine_agrees_in_float64(model: SmallModel, spec: HardwareSpec, seed: int) -> None:
+    quantized = map_small(model, spec, "quantize")
+    program = in_float64(place_and_emit(quantized, np.random.default_rng(seed)))
+    check_program(program)
+    assert_agree(program, model.inputs(seed))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(small_models(), small_specs(), SEEDS)
+def test_placement_changes_nothing(model: SmallModel, spec: HardwareSpec, seed: int) -> None:
+    """Row orders, column orders and swapped pairs are undone: the same codes in another place, the same outputs."""
+    quantized = map_small(model, spec, "quantize")
+    plain = in_float64(place_and_emit(quantized))
+    moved = in_float64(place_and_emit(quantized, np.random.default_rng(seed)))
+    x = model.inputs(seed)
+    wanted, codes, before = run_reference(plain, x)
+    found, moved_codes, _ = run_reference(moved, x)
+    same = True
+    for (tile, phase), values in moved_codes.items():
+        tensors, home = moved.tile_tensors[tile], plain.tile_tensors[tile]
+        column = np.argsort(home.col_map)[np.searchsorted(np.sort(home.col_map), tensors.col_map)]
+        logical = codes[tile, phase][:, column] * tensors.col_sign
+        if spec.periphery.adc_bits is None:
+            assert_same_values(values, logical)
+            continue
+        differs = values != logical
+        assert not (differs & off_ties(before[tile, phase][:, column] * tensors.col_sign)).any()
+        same = same and not differs.any()
+    if same:
+        assert_same_values(found[0], wanted[0])
+    np.testing.assert_allclose(moved.decoded_weights("layer"), plain.decoded_weights("layer"), rtol=1e-9, atol=1e-12)
+
+
+CONV = one_node("Conv", np.random.default_rng(3).standard_normal((24, 8, 3, 3)), (8, 12, 12), pads=[1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("pairing", ["two_arrays", "neighbouring_columns"])
+@pytest.mark.parametrize("signed", ["bipolar", "two_phase"])
+@pytest.mark.parametrize(("levels", "dac_bits", "adc_bits"), [(16, 8, 8), (2, 4, 6), (None, 8, 8), (4, None, 8)])
+def test_engine_agrees_in_float32(
+    pairing: str, signed: str, levels: int | None, dac_bits: int | None, adc_bits: int
+) -> None:
+    spec = small_spec(
+        {
+            "array.rows": 32,
+            "array.cols": 16,
+            "array.pairing": pairing,
+            "periphery.signed": signed,
+            "device.levels": levels,
+            "periphery.dac_bits": dac_bits,
+            "periphery.adc_bits": adc_bits,
+        }
+    )
+    program = compile_small(CONV, spec)
+    x = CONV.inputs(5, batch=2)
+    _, codes, before = run_reference(program, x)
+    _, engine_codes = run_engine(program, x, torch.float32)
+    total = different = 0
+    for key, values in codes.items():
+        gap = np.abs(engine_codes[key] - values) * off_ties(before[key])
+        assert gap.max() <= 1
+        different += int(gap.sum())
+        total += gap.size
+    assert total >= 20_000
+    assert different <= 1e-4 * total
+
+
+@pytest.mark.parametrize("name", ["ideal", "rram-128"])
+def test_outputs_agree_in_float32(name: str) -> None:
+    program = compile_small(CONV, HardwareSpec.preset(name))
+    x = CONV.inputs(5, batch=2)
+    wanted, found = Reference(program_chip(program))(x), Engine(program_chip(program))(x)
+    largest = np.abs(wanted[0]).max()
+    difference = np.abs(found[0] - wanted[0])
+    assert (difference > 1e-5 * largest).mean() <= 1e-3
+    assert difference.max() <= 0.05 * largest
+
+
+def random_body(program: TileProgram, generator: np.random.Generator, steps: int) -> tuple[Step, ...]:
+    """A body of the grammar: registers reused, tiles driven again and by other rows, results added up at random."""
+    layer, loop = program.tables.layers[0], next(program.tables.loops)
+    first = next(step for step in loop.body if isinstance(step, Load))
+    last = next(step for step in loop.body if isinstance(step, Store))
+    phases = input_phases(program.spec, layer.signed)
+    loads: dict[str, Load] = {}
+    mvms: dict[str, Mvm] = {}
+    sums: set[str] = set()
+    body: list[Step] = []
+    stores = 0
+    for number in range(steps):
+        tile = program.tables.tiles[generator.integers(len(program.tables.tiles))]
+        group = int(program.tile_tensors[tile.name].col_map[0]) // layer.cols
+        fitting = [
+            name for name, load in loads.items() if (load.start // layer.rows, load.stop - load.start) == (group, tile.rows)
+        ]
+        action = generator.integers(8)
+        if action == 7 and sums:
+            source = str(generator.choice(sorted(sums)))
+            body.append(last.model_copy(update={"source": source, "buffer": f"out{stores}"}))
+            stores += 1
+        elif action >= 4 and mvms:
+            source = str(generator.choice(sorted(mvms)))
+            into = f"y{generator.integers(2)}"
+            body.append(Acc(into=into, source=source, tile=mvms[source].tile))
+            sums.add(into)
+        elif action >= 2 and fitting:
+            into = f"p{generator.integers(3)}"
+            step = Mvm(
+                into=into, tile=tile.name, source=str(generator.choice(fitting)), phase=phases[number % len(phases)]
+            )
+            mvms[into] = step
+            body.append(step)
+        else:
+            start = group * layer.rows + int(generator.integers(layer.rows - tile.rows + 1))
+            into = f"x{generator.integers(3)}"
+            loads[into] = first.model_copy(update={"into": into, "start": start, "stop": start + tile.rows})
+            body.append(loads[into])
+    if not sums:
+        return random_body(program, generator, 2 * steps)
+    return (*body, *(last.model_copy(update={"source": name, "buffer": f"out{name}"}) for name in sorted(sums)))
+
+
+def with_body(program: TileProgram, body: tuple[Step, ...]) -> TileProgram:
+    """The program with another loop body, every buffer that it stores an output."""
+    names = [step.buffer for step in body if isinstance(step, Store)]
+    instructions = tuple(
+        step.model_copy(update={"body": body}) if isinstance(step, Loop) else step
+        for step in program.tables.instructions
+    )
+    tables = program.tables.model_copy(
+        update={
+            "instructions": instructions,
+            "buffers": (*program.tables.buffers, *(Buffer(name=name, dtype="float64") for name in names)),
+            "outputs": tuple(TensorInfo(name=name, dtype="float64", shape=()) for name in names),
+        }
+    )
+    return replace(program, tables=tables)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(small_models(), small_specs(), st.integers(4, 60), SEEDS)
+def test_any_body_runs_alike(model: SmallModel, spec: HardwareSpec, steps: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    program = place_and_emit(map_small(model, spec, "quantize"), generator)
+    program = with_body(program, random_body(program, generator, steps))
+    check_program(program)
+    x = model.inputs(seed, batch=2)
+    wanted = Reference(program_chip(program))(x)
+    found = Engine(program_chip(program), dtype=torch.float64)(x)
+    assert len(found) == len(wanted) >= 1
+    for got, value in zip(found, wanted, strict=True):
+        assert_same_values(got, value)
+
+
+def test_shuffled_steps_give_the_same_result() -> None:
+    """Loads, drives and additions commute."""
+    model = matmul(30, 20)
+    program = in_float64(compile_small(model))
+    body = next(program.tables.loops).body
+    generator = np.random.default_rng(0)
+    shuffled: list[Step] = []
+    for kind in (Load, Mvm, Acc, Store):
+        steps = [step for step in body if isinstance(step, kind)]
+        shuffled += [steps[number] for number in generator.permutation(len(steps))]
+    moved = with_body(program, tuple(shuffled))
+    x = model.inputs(1)
+    wanted = Reference(program_chip(program))(x)[0]
+    assert_same_values(Reference(program_chip(moved))(x)[0], wanted)
+    assert_same_values(Engine(program_chip(moved), dtype=torch.float64)(x)[0], wanted)
+
+
+def test_exact_layers_give_the_float_result() -> None:
+    model = matmul(30, 20)
+    program = in_float64(compile_small(model))
+    x = model.inputs(1)
+    weight = program.weights["layer"][0].astype(np.float64)
+    chip = program_chip(program, exact_layers=["layer"])
+    for run in (Reference(chip), Engine(chip, dtype=torch.float64)):
+        assert_same_values(run(x)[0], x.astype(np.float64) @ weight)
+
+
+def test_large_finite_inputs_are_taken() -> None:
+    """The sum of the inputs overflows in float32, none of them does."""
+    model = matmul(30, 20)
+    program = in_float64(compile_small(model))
+    x = np.full((40, 30), 3e37, np.float32)
+    found, wanted = Engine(program_chip(program))(x)[0], Reference(program_chip(program))(x)[0]
+    assert_same_values(found, wanted, 1e-2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_inside(bad: float) -> None:
+    """A digital segment may compute them: both engines stop at the layer that they reach."""
+    model = one_node("MatMul", np.ones((3, 2)), (3,), positive=True)
+    program = compile_small(model)
+    x = np.array([[1.0, bad, 2.0], [1.0, 2.0, 3.0]], np.float32)
+    reference, engine = Reference(program_chip(program)), Engine(program_chip(program))
+    loop = next(program.tables.loops)
+    source = program.tables.buffers[0].name if loop.body[0].op != "load" else loop.body[0].buffer
+    with pytest.raises(DataError, match="layer 'layer'.*finite"):
+        reference.loop(loop, {source: x})
+    with pytest.raises(DataError, match="layer 'layer'.*finite"):
+        engine.loop("layer", {source: torch.from_numpy(x)})
+
+
+def test_large_batches_run_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = in_float64(compile_small(CONV))
+    x = CONV.inputs(2, batch=5)
+    whole = Engine(program_chip(program), dtype=torch.float64)(x)[0]
+    monkeypatch.setattr("runtime.engine.BLOCK_ELEMENTS", 2 * 8 * 9 * 144)
+    assert_same_values(Engine(program_chip(program), dtype=torch.float64)(x)[0], whole)
