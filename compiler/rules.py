@@ -61,7 +61,8 @@ class Lowered:
     bias : (groups N,) or (channels,) float64
         Added digitally.
     before, after
-        Digital nodes around the loop.
+        Digital nodes around the loop. What does not need the loop's result belongs to `before`: the float model runs
+        it too, so every value that may cross into another segment has a known type.
     constants
         Initializers that those nodes need.
     """
@@ -161,23 +162,20 @@ def conv_transpose(node: onnx.NodeProto, graph: Graph) -> Lowered:
 
 def gemm(node: onnx.NodeProto, graph: Graph) -> Lowered:
     """One constant factor, on either side; alpha, beta, both transposes; a constant row in C is a digital bias."""
-    alpha, beta = _attribute(node, "alpha", 1.0), _attribute(node, "beta", 1.0)
     swapped = node.input[1] not in graph.constants and node.input[0] in graph.constants
     weight = _weight(node, 0 if swapped else 1, graph)
     transpose = [bool(_attribute(node, name, 0)) for name in ("transA", "transB")]
     # With the constant on the left, y = A B is computed as y' = B' A'.
     matrix = weight.T if transpose[0 if swapped else 1] != swapped else weight
-    matrix = (matrix * np.asarray(alpha, weight.dtype))[None]
+    matrix = (matrix * np.asarray(_attribute(node, "alpha", 1.0), weight.dtype))[None]
     source, before = node.input[1 if swapped else 0], []
     if transpose[1 if swapped else 0] != swapped:
         before.append(_transpose(source, graph.fresh(f"{node.name}.rows"), (1, 0)))
         source = before[-1].output[0]
     n = matrix.shape[2]
-    added = _addend(node, graph, n, beta, weight.dtype, inline=not swapped)
-    target, after = added.target, list(added.after)
-    if swapped:
-        product, target = target, graph.fresh(f"{node.name}.columns")
-        after.insert(0, _transpose(target, product, (1, 0)))
+    result = graph.fresh(f"{node.name}.columns") if swapped else node.output[0]
+    added = _addend(node, graph, n, weight.dtype, result, transposed=swapped)
+    after = (*added.after, _transpose(result, node.output[0], (1, 0))) if swapped else added.after
     return Lowered(
         weight=matrix,
         initializer=node.input[0 if swapped else 1],
@@ -185,9 +183,9 @@ def gemm(node: onnx.NodeProto, graph: Graph) -> Lowered:
         gather=Gather(name=f"{node.name}.in", kind="vectors", channels=matrix.shape[1]),
         scatter=Scatter(name=f"{node.name}.out", kind="vectors", channels=n),
         source=source,
-        target=target,
+        target=added.target,
         before=(*before, *added.before),
-        after=tuple(after),
+        after=after,
         constants=added.constants,
     )
 
@@ -341,28 +339,43 @@ def _bias(node: onnx.NodeProto, graph: Graph, channels: int, rank: int) -> _Adde
     )
 
 
-def _addend(node: onnx.NodeProto, graph: Graph, n: int, beta: float, dtype: np.dtype[Any], *, inline: bool) -> _Addend:
-    """``beta C`` of a Gemm: a row of `n` where C is constant and the same in every row, else digital nodes."""
+def _addend(
+    node: onnx.NodeProto, graph: Graph, n: int, dtype: np.dtype[Any], result: str, *, transposed: bool
+) -> _Addend:
+    """``beta C`` of a Gemm, or its transpose, added to ``(rows, n)`` to give `result`.
+
+    Where C is constant and the same in every row it is a bias; else digital nodes scale and transpose it before the
+    loop, and add it after.
+    """
+    beta = _attribute(node, "beta", 1.0)
     name = node.input[2] if len(node.input) > 2 and beta != 0.0 else ""
     constant = graph.constant(name) if name else np.zeros(1)
-    if constant is not None and inline and constant.size == prod(constant.shape[-1:]) and constant.size in (1, n):
-        row = np.broadcast_to(constant.astype(np.float64).reshape(-1) * beta, (n,))
-        return _Addend(row.copy(), node.output[0])
-    if not name:
-        return _Addend(np.zeros(n), node.output[0])
-    target, before, constants = graph.fresh(f"{node.name}.product"), [], {}
-    if beta != 1.0:
-        factor, scaled = graph.fresh(f"{node.name}.beta"), graph.fresh(f"{node.name}.addend")
-        constants[factor] = np.asarray(beta, dtype)
-        before.append(helper.make_node("Mul", [name, factor], [scaled], scaled))
-        name = scaled
-    return _Addend(
-        row=np.zeros(n),
-        target=target,
-        before=tuple(before),
-        after=(helper.make_node("Add", [target, name], [node.output[0]], f"{node.name}.add"),),
-        constants=constants,
-    )
+    before, constants, stem = [], {}, f"{node.name}.addend"
+    if constant is not None:
+        matrix = np.atleast_2d(constant).astype(np.float64) * beta
+        matrix = matrix.T if transposed else matrix
+        if matrix.shape in ((1, 1), (1, n)):
+            return _Addend(np.broadcast_to(matrix[0], (n,)).copy(), result)
+        name = graph.fresh(stem)
+        constants[name] = matrix.astype(dtype)
+    else:
+        rank = graph.ranks.get(name)
+        if rank is None and transposed:
+            raise StaysDigital("the rank of its addend cannot be told before it runs")
+        if beta != 1.0:
+            factor, source, name = graph.fresh(f"{node.name}.beta"), name, graph.fresh(stem)
+            constants[factor] = np.asarray(beta, dtype)
+            before.append(helper.make_node("Mul", [source, factor], [name], name))
+        if transposed and rank == 2:
+            source, name = name, graph.fresh(stem)
+            before.append(_transpose(source, name, (1, 0)))
+        elif transposed and rank == 1:
+            shape, source, name = graph.fresh(f"{stem}.shape"), name, graph.fresh(stem)
+            constants[shape] = np.asarray([-1, 1], np.int64)
+            before.append(helper.make_node("Reshape", [source, shape], [name], name))
+    target = graph.fresh(f"{node.name}.product")
+    add = helper.make_node("Add", [target, name], [result], f"{node.name}.add")
+    return _Addend(np.zeros(n), target, tuple(before), (add,), constants)
 
 
 def _window_attributes(

@@ -15,18 +15,15 @@ from torch import nn
 from models.export import export_onnx
 from models.networks import digits_cnn, lenet5
 from models.training import TrainingOptions, train
+from runtime.tables import TensorInfo
 from xbarc.data.load import Dataset, load_data
 
 HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class ImageInput:
-    """The input of a recipe's model."""
-
-    shape: tuple[int | str, ...]
-    name: str = "image"
-    dtype: str = "float32"
+def image_input(size: int) -> TensorInfo:
+    """The input of a recipe's model: grey images of this size."""
+    return TensorInfo(name="image", dtype="float32", shape=("batch", 1, size, size))
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def run(recipe: Recipe, data: str, seed: int, folder: Path) -> dict[str, object]
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # sums keep their order, so that the same seed gives the same weights
-    image = ImageInput(("batch", 1, recipe.size, recipe.size))
+    image = image_input(recipe.size)
     train_set = load_data(data, [image], split="train")
     if train_set.labels is None:
         raise ValueError(f"data {data} must have labels")

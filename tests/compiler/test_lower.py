@@ -214,3 +214,38 @@ def test_convolutions_in_half_precision() -> None:
     }
     model = build(nodes, {"x": ["n", 2, 5, 5]}, ["y"], constants, TensorProto.FLOAT16)
     assert_agrees(model, {"x": normal(2, 2, 5, 5, seed=1, dtype=np.float16)}, tolerance=5e-3)
+
+
+@pytest.mark.parametrize("shape", [[4, 4], [1, 4], [4, 1], [4], [1], []])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_addend_that_is_computed_after_the_product(shape: list[int], swapped: bool) -> None:
+    """What is added comes from two layers behind the product's own, so digital nodes of several depths surround it."""
+    factors = ["w", "x"] if swapped else ["x", "w"]
+    nodes = [
+        matmul("x", "w", "a"),
+        matmul("a", "w", "b"),
+        matmul("b", "w", "c"),
+        helper.make_node("Slice", ["c", "begin", "end"], ["d"], "slice"),
+        helper.make_node("Reshape", ["d", "shape"], ["e"], "reshape"),
+        helper.make_node("Gemm", [*factors, "e"], ["y"], "gemm", alpha=0.5, beta=-2.0),
+    ]
+    ends = [1, 1] if not shape else [1, shape[0]] if len(shape) == 1 else shape
+    constants = {
+        "w": normal(4, 4),
+        "begin": np.zeros(2, np.int64),
+        "end": np.asarray(ends, np.int64),
+        "shape": np.asarray(shape, np.int64),
+    }
+    program = assert_agrees(build(nodes, {"x": [4, 4]}, ["y"], constants), {"x": normal(4, 4, seed=1)})
+    assert layers(program) == ["a", "b", "c", "gemm"]
+
+
+def test_a_bias_that_is_computed_after_the_convolution() -> None:
+    nodes = [
+        matmul("b", "w", "c"),
+        matmul("c", "w", "d"),
+        helper.make_node("Conv", ["x", "k", "d"], ["y"], "conv"),
+        helper.make_node("ConvTranspose", ["x", "k", "d"], ["z"], "up"),
+    ]
+    model = build(nodes, {"x": ["n", 4, 5], "b": [4]}, ["y", "z"], {"w": normal(4, 4), "k": normal(4, 4, 2)})
+    assert_agrees(model, {"x": normal(2, 4, 5, seed=1), "b": normal(4, seed=2)})

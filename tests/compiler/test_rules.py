@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 Array = npt.NDArray[Any]
 Draw = Callable[..., Any]
 
-some = settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+some = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
 
 def single(
@@ -195,7 +195,7 @@ def product_shapes(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return factors[0], factors[1]
 
 
-@settings(some, max_examples=3000)
+@settings(some, max_examples=150)
 @given(st.data())
 def test_matmul(data: st.DataObject) -> None:
     draw = data.draw

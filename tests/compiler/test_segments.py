@@ -67,7 +67,7 @@ def apply(node: onnx.NodeProto, values: dict[str, int]) -> None:
     values.update({name: hash((node.name, position, arguments)) for position, name in enumerate(node.output)})
 
 
-@settings(deadline=None, max_examples=5000)
+@settings(deadline=None, max_examples=300)
 @given(graphs())
 def test_segments_and_layers_in_order_compute_the_graph(graph: Drawn) -> None:
     outside = {name: hash(name) for name in (*graph.inputs, *graph.constants)}

@@ -12,7 +12,7 @@ import torch
 
 from models.export import export_onnx
 from models.networks import digits_cnn
-from models.recipes import HERE, RECIPES, ImageInput, Recipe, accuracy
+from models.recipes import HERE, RECIPES, Recipe, accuracy, image_input
 from models.training import TrainingOptions, augment, train
 from xbarc.data.load import load_data
 
@@ -74,7 +74,7 @@ def test_digits_cnn_has_batch_normalisation_and_layers_past_128() -> None:
 def test_digits_cnn_has_its_accuracy() -> None:
     pytest.importorskip("sklearn.datasets", reason="the set comes with scikit-learn")
     result = json.loads((HERE / "digits-cnn" / "result.json").read_text(encoding="utf-8"))
-    data = load_data("digits", [ImageInput(("batch", 1, 8, 8))], split="test")
+    data = load_data("digits", [image_input(8)], split="test")
     measured = accuracy(HERE / "digits-cnn" / "model.onnx", data)
     assert measured >= 0.985
     assert measured == pytest.approx(result["test_accuracy"], abs=1e-5)

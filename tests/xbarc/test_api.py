@@ -118,7 +118,7 @@ def test_a_chip_must_take_the_program(program: xbarc.TileProgram) -> None:
 )
 def test_wrong_inputs_are_refused_by_name(program: xbarc.TileProgram, inputs: object, message: str) -> None:
     for engine in ("torch", "reference"):
-        simulation = xbarc.simulate(program, engine=engine)  # type: ignore[arg-type]
+        simulation = xbarc.simulate(program, engine=engine)
         with pytest.raises(xbarc.DataError, match=message):
             simulation(inputs)
 

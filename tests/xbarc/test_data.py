@@ -18,25 +18,23 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from hwspec.errors import DataError
+from runtime.tables import TensorInfo
 from xbarc.data import image_folder, npz
 from xbarc.data.load import Dataset, class_balanced, load_data
 from xbarc.data.sample_axis import fixed_batch, sample_axes
 
 
-@dataclass(frozen=True)
-class Tensor:
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+def tensor(name: str, dtype: str, shape: tuple[int | str, ...]) -> TensorInfo:
+    return TensorInfo(name=name, dtype=dtype, shape=shape)
 
 
-X = Tensor("x", "float32", ("batch", 3))
-IMAGE = Tensor("image", "float32", ("batch", 1, 4, 5))
-COLOUR = Tensor("image", "float32", ("batch", 3, 4, 5))
+X = tensor("x", "float32", ("batch", 3))
+IMAGE = tensor("image", "float32", ("batch", 1, 4, 5))
+COLOUR = tensor("image", "float32", ("batch", 3, 4, 5))
 SILERO = (
-    Tensor("input", "float32", ("batch", "samples")),
-    Tensor("state", "float32", (2, "batch", 8)),
-    Tensor("sr", "int64", ()),
+    tensor("input", "float32", ("batch", "samples")),
+    tensor("state", "float32", (2, "batch", 8)),
+    tensor("sr", "int64", ()),
 )
 
 
@@ -142,7 +140,7 @@ def test_batches_put_together_are_the_data(samples: int, size: int) -> None:
 @given(samples=st.integers(4, 40), size=st.integers(1, 50))
 def test_fixed_batch_gives_whole_batches_and_as_many_labels(samples: int, size: int) -> None:
     arrays = {"x": np.arange(samples * 3.0).reshape(samples, 3), "labels": np.arange(samples)}
-    data = load_data(arrays, [Tensor("x", "float32", (4, 3))])
+    data = load_data(arrays, [tensor("x", "float32", (4, 3))])
     batches = list(data.batches(size))
     assert {batch["x"].shape for batch in batches} == {(4, 3)}
     assert data.labels is not None
@@ -151,7 +149,7 @@ def test_fixed_batch_gives_whole_batches_and_as_many_labels(samples: int, size: 
 
 def test_fixed_batch_needs_one_whole_batch() -> None:
     with pytest.raises(DataError, match="at least 4 samples, the fixed batch of the model, not 3"):
-        load_data(np.zeros((3, 3)), [Tensor("x", "float32", (4, 3))])
+        load_data(np.zeros((3, 3)), [tensor("x", "float32", (4, 3))])
     with pytest.raises(DataError, match="at least 4 samples"):
         Dataset({"x": np.zeros((3, 3))}, fixed_batch=4).batches(1)
     with pytest.raises(DataError, match="batch size must be positive, not 0"):
@@ -243,7 +241,7 @@ def test_one_array_goes_to_the_one_input(tmp_path: Path) -> None:
 
 
 def test_an_input_named_labels_is_an_input() -> None:
-    infos = [X, Tensor("labels", "float32", ("batch", 2))]
+    infos = [X, tensor("labels", "float32", ("batch", 2))]
     data = load_data({"x": np.zeros((4, 3)), "labels": np.ones((4, 2))}, infos)
     assert data.labels is None
     assert data.inputs["labels"].shape == (4, 2)
@@ -299,18 +297,18 @@ def test_channels_last_gets_a_hint() -> None:
         (np.array([1]), "bool", "cast safely"),
         (np.array([1e5]), "float16", "range of float16"),
         (np.array([1]), "object", "cannot be read for"),
-        (np.array([1]), "no-such-type", "cannot be read for"),
+        (np.array([1]), "nosuchtype", "cannot be read for"),
     ],
 )
 def test_unsafe_casts_are_refused(array: np.ndarray, dtype: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_data(array, [Tensor("x", dtype, ("batch",))])
+        load_data(array, [tensor("x", dtype, ("batch",))])
 
 
 @pytest.mark.parametrize(("source", "target"), [("uint8", "int64"), ("int64", "uint8"), ("bool", "int32")])
 def test_integers_are_cast_where_values_fit(source: str, target: str) -> None:
     array = np.array([0, 1], dtype=source)
-    values = load_data(array, [Tensor("x", target, ("batch",))]).inputs["x"]
+    values = load_data(array, [tensor("x", target, ("batch",))]).inputs["x"]
     assert values.dtype == target
     np.testing.assert_array_equal(values, array.astype(target))
 
@@ -346,7 +344,7 @@ def test_wrong_names_are_refused_before_values_are_read(tmp_path: Path, monkeypa
     np.savez(tmp_path / "d.npz", inptu=np.zeros((2, 3)))
     monkeypatch.setattr(npz, "_read_values", lambda *_: pytest.fail("read"))
     with pytest.raises(DataError, match="did you mean 'input' for 'inptu'"):
-        load_data(tmp_path / "d.npz", [Tensor("input", "float32", ("batch", 3))])
+        load_data(tmp_path / "d.npz", [tensor("input", "float32", ("batch", 3))])
 
 
 def header(text: str, version: bytes = b"\x01\x00") -> bytes:
@@ -571,14 +569,14 @@ def test_mangled_image_gives_pixels_or_a_data_error(
 
 
 def test_free_size_is_that_of_the_first_image(layout: Layout) -> None:
-    free = Tensor("image", "float32", ("batch", 1, "height", "width"))
+    free = tensor("image", "float32", ("batch", 1, "height", "width"))
     assert load_data(layout(small_tree()), [free]).inputs["image"].shape == (6, 1, 4, 5)
     with pytest.raises(DataError, match=r"image 'c/0.png' .* \(4, 5\) pixels .* not \(4, 6\)"):
         load_data(layout({**small_tree(), "c/0.png": png(grey(0, 4, 6))}), [free])
 
 
 def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = Tensor("image", "float32", ("batch", 1, "height", "width"))
+    free = tensor("image", "float32", ("batch", 1, "height", "width"))
     path = put(tmp_path, {"a/0.png": png(np.zeros((200, 200), dtype=np.uint8))})
     monkeypatch.setattr(image_folder, "MAX_DECODED_BYTES", 100_000)
     with pytest.raises(DataError, match="must fit into 100000 bytes"):
@@ -608,7 +606,7 @@ def test_limit_decodes_only_what_it_takes(layout: Layout) -> None:
 
 
 def test_images_for_a_fixed_batch(tmp_path: Path) -> None:
-    data = load_data(put(tmp_path, small_tree()), [Tensor("image", "float32", (4, 1, 4, 5))])
+    data = load_data(put(tmp_path, small_tree()), [tensor("image", "float32", (4, 1, 4, 5))])
     assert len(data) == 4
     assert data.labels is not None
     assert len(data.labels) == 4
@@ -619,11 +617,11 @@ def test_images_for_a_fixed_batch(tmp_path: Path) -> None:
     [
         (SILERO, "must have one input to take images"),
         ([X], r"1 or 3 channels, height, width\) for images"),
-        ([Tensor("x", "float32", ("n", 4, 5, 3))], "1 or 3 channels"),
-        ([Tensor("x", "uint8", ("n", 3, 4, 5))], "floating-point type for images, not 'uint8'"),
+        ([tensor("x", "float32", ("n", 4, 5, 3))], "1 or 3 channels"),
+        ([tensor("x", "uint8", ("n", 3, 4, 5))], "floating-point type for images, not 'uint8'"),
     ],
 )
-def test_models_without_an_image_input_are_refused(tmp_path: Path, infos: list[Tensor], message: str) -> None:
+def test_models_without_an_image_input_are_refused(tmp_path: Path, infos: list[TensorInfo], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(put(tmp_path, small_tree()), infos)
 
@@ -723,7 +721,7 @@ def test_image_options_on_arrays_are_refused() -> None:
 
 # The built-in set
 
-DIGITS = Tensor("image", "float32", ("batch", 1, 8, 8))
+DIGITS = tensor("image", "float32", ("batch", 1, 8, 8))
 
 
 def test_digits_splits_are_disjoint_and_complete() -> None:
