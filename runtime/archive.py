@@ -147,7 +147,7 @@ def _read_members(data: bytes, subject: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(info.file_size for info in archive.infolist()) > len(data):
-                raise ProgramError(subject, "must store its members one after another")
+                raise ProgramError(subject, "must store its members uncompressed, one after another")
             members = {info.filename: _read_member(archive, info, len(data), subject) for info in archive.infolist()}
             if len(members) != len(archive.infolist()):
                 raise ProgramError(subject, "must not hold a member twice")

@@ -24,6 +24,7 @@ from runtime.tables import (
     Mvm,
     Row,
     Scatter,
+    Step,
     Store,
     Tables,
     Tile,
@@ -66,7 +67,8 @@ def parse_listing(text: str) -> Tables:
     fields: dict[str, Any] = {}
     rows: dict[str, list[Row]] = {table: [] for table, _ in _ROWS.values()}
     instructions: list[Instruction] = []
-    loop: dict[str, Any] | None = None
+    loop: Loop | None = None
+    body: list[Step] = []
     for number, raw in enumerate(text.splitlines(), start=1):
         try:
             line = _without_comment(raw).strip()
@@ -84,10 +86,11 @@ def parse_listing(text: str) -> Tables:
             elif keyword == "loop":
                 _require(loop is None, "a loop inside a loop")
                 name, windows = _match(_LOOP, line)
-                loop = {"layer": _unquoted(name), "windows": int(windows), "body": []}
+                loop, body = Loop(layer=_unquoted(name), windows=int(windows), body=()), []
             elif line == "end":
-                _require(loop is not None, "an end without a loop")
-                instructions.append(Loop.model_validate(loop))
+                if loop is None:
+                    raise ValueError("an end without a loop")
+                instructions.append(loop.model_copy(update={"body": tuple(body)}))
                 loop = None
             elif keyword == "host":
                 _require(loop is None, "a host segment inside a loop")
@@ -95,12 +98,11 @@ def parse_listing(text: str) -> Tables:
                 instructions.append(Host(segment=_unquoted(name), inputs=_names(inputs), outputs=_names(outputs)))
             else:
                 _require(loop is not None, "a step outside a loop")
-                assert loop is not None
-                loop["body"].append(_step(keyword, line))
+                body.append(_step(keyword, line))
         except (ValueError, RecursionError) as error:
             raise ProgramError(f"listing line {number}", f"is malformed ({_reason(error)})", got=raw.strip()) from None
     if loop is not None:
-        raise ProgramError("listing", f"must close loop {loop['layer']!r} with an end")
+        raise ProgramError("listing", f"must close loop {loop.layer!r} with an end")
     try:
         return Tables.model_validate({**fields, **rows, "instructions": instructions})
     except ValidationError as error:

@@ -14,7 +14,11 @@ from hwspec.errors import DataError
 from runtime.engine import Engine
 from runtime.program import TileProgram
 from runtime.programming import program_chip
+from xbarc.data.batches import run_batches
 from xbarc.data.load import Dataset
+
+Array = npt.NDArray[Any]
+_Outputs = dict[str, tuple[Array, int | None]]
 
 BOOTSTRAP = 2000
 
@@ -99,15 +103,18 @@ def evaluate(
         found = opened.run({name: value for name, value in feeds.items() if name in wanted}, names)
         return [found[name] for name in names]
 
-    truth = _outputs("float", float_run, data, batch, progress)
+    def outputs(what: str, run: Callable[[dict[str, Array]], Sequence[Any]]) -> _Outputs:
+        advance = (lambda done, total: progress(what, done, total)) if progress else None
+        return run_batches(run, data, batch, program.tables.inputs, program.tables.outputs, advance)
+
+    truth = outputs("float", float_run)
     engine = Engine(program_chip(program), device)
-    ideal = _metric(data, truth, _outputs("ideal", engine, data, batch, progress))
+    ideal = _metric(data, truth, outputs("ideal", engine))
     layers = []
     if by_layer:
         for layer in program.layers:
             alone = Engine(program_chip(program, exact_layers=_others(program, layer)), device)
-            values = _metric(data, truth, _outputs(layer, alone, data, batch, progress))
-            layers.append(LayerEval(layer=layer, value=float(values.mean())))
+            layers.append(LayerEval(layer=layer, value=float(_metric(data, truth, outputs(layer, alone)).mean())))
     low, high = _bootstrap(ideal, seed)
     mean = float(ideal.mean())
     return EvalReport(
@@ -129,31 +136,13 @@ def _others(program: TileProgram, layer: str) -> Collection[str]:
     return [name for name in program.layers if name != layer]
 
 
-def _outputs(
-    what: str,
-    run: Callable[[dict[str, npt.NDArray[Any]]], Sequence[Any]],
-    data: Dataset,
-    batch: int,
-    progress: Callable[[str, int, int], None] | None,
-) -> list[npt.NDArray[Any]]:
-    """All outputs of all samples, samples first."""
-    parts: list[list[npt.NDArray[Any]]] = []
-    done = 0
-    for feeds in data.batches(batch):
-        parts.append([value for value in run(feeds) if isinstance(value, np.ndarray)])
-        done = min(done + (data.fixed_batch or batch), len(data))
-        if progress:
-            progress(what, done, len(data))
-    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
-
-
-def _metric(data: Dataset, truth: list[npt.NDArray[Any]], outputs: list[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+def _metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np.float64]:
     """The metric of each sample."""
     samples = len(data)
     if data.labels is not None:
-        scores = outputs[0]
-        classes = scores.reshape(len(scores), -1).shape[1]
-        if len(scores) != samples or scores.ndim < 2 or int(data.labels.max()) >= classes:
+        scores, axis = next(iter(outputs.values()))
+        classes = scores.reshape(len(scores), -1).shape[1] if scores.ndim else 0
+        if axis != 0 or scores.ndim < 2 or int(data.labels.max()) >= classes:
             raise DataError(
                 "labels",
                 "must fit the first output of the model, (samples, classes)",
@@ -162,12 +151,12 @@ def _metric(data: Dataset, truth: list[npt.NDArray[Any]], outputs: list[npt.NDAr
         right: npt.NDArray[np.float64] = (scores.reshape(samples, -1).argmax(1) == data.labels).astype(np.float64)
         return right
     error, size = np.zeros(samples), np.zeros(samples)
-    for got, wanted in zip(outputs, truth, strict=True):
-        if wanted.dtype.kind != "f" or len(wanted) != samples:
+    for name, (wanted, axis) in truth.items():
+        if wanted.dtype.kind != "f" or axis is None:
             continue
-        flat = wanted.reshape(samples, -1).astype(np.float64)
-        error += ((got.reshape(samples, -1) - flat) ** 2).sum(1)
-        size += (flat**2).sum(1)
+        flat, got = (np.moveaxis(value, axis, 0).reshape(samples, -1) for value in (wanted, outputs[name][0]))
+        error += ((got.astype(np.float64) - flat) ** 2).sum(1)
+        size += (flat.astype(np.float64) ** 2).sum(1)
     if not size.any():
         raise DataError("data", "must have labels: no output of the model is a float tensor with one row a sample")
     return np.sqrt(error / np.where(size, size, 1.0))

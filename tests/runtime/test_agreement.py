@@ -8,15 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from hwspec.errors import DataError
-from hwspec.spec import HardwareSpec
-from runtime.check import check_program
-from runtime.engine import Engine
-from runtime.program import TileProgram
-from runtime.programming import program_chip
-from runtime.reference import Conversion, Reference
-from runtime.tables import Acc, Buffer, Load, Loop, Mvm, Phase, Step, Store, TensorInfo, input_phases
 from small_programs import (
     SmallModel,
     compile_small,
@@ -28,6 +19,15 @@ from small_programs import (
     small_spec,
     small_specs,
 )
+
+from hwspec.errors import DataError
+from hwspec.spec import HardwareSpec
+from runtime.check import check_program
+from runtime.engine import Engine
+from runtime.program import TileProgram
+from runtime.programming import program_chip
+from runtime.reference import Conversion, Reference
+from runtime.tables import Acc, Buffer, Load, Loop, Mvm, Phase, Step, Store, TensorInfo, input_phases
 
 Float64 = npt.NDArray[np.float64]
 Codes = dict[tuple[str, Phase], Float64]
@@ -208,7 +208,9 @@ def random_body(program: TileProgram, generator: np.random.Generator, steps: int
         tile = program.tables.tiles[generator.integers(len(program.tables.tiles))]
         group = int(program.tile_tensors[tile.name].col_map[0]) // layer.cols
         fitting = [
-            name for name, load in loads.items() if (load.start // layer.rows, load.stop - load.start) == (group, tile.rows)
+            name
+            for name, load in loads.items()
+            if (load.start // layer.rows, load.stop - load.start) == (group, tile.rows)
         ]
         action = generator.integers(8)
         if action == 7 and sums:
@@ -314,9 +316,9 @@ def test_values_that_are_not_finite_are_refused_inside(bad: float) -> None:
     reference, engine = Reference(program_chip(program)), Engine(program_chip(program))
     loop = next(program.tables.loops)
     source = next(step.buffer for step in loop.body if isinstance(step, Load))
-    with pytest.raises(DataError, match="layer 'layer'.*finite"):
+    with pytest.raises(DataError, match=r"layer 'layer'.*finite"):
         reference.loop(loop, {source: x})
-    with pytest.raises(DataError, match="layer 'layer'.*finite"):
+    with pytest.raises(DataError, match=r"layer 'layer'.*finite"):
         engine.loop("layer", {source: torch.from_numpy(x)})
 
 

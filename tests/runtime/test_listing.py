@@ -1,11 +1,13 @@
 """The listing prints, and parses back to the same tables; what does not parse is refused by its line."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_programs import compile_small, matmul
 
 from hwspec.errors import ProgramError
 from runtime.listing import parse_listing, print_listing
@@ -24,7 +26,6 @@ from runtime.tables import (
     TensorInfo,
     Tile,
 )
-from small_programs import compile_small, matmul, one_node
 
 NAMES = st.one_of(
     st.sampled_from(
@@ -87,7 +88,7 @@ def tables(draw: st.DrawFn) -> Tables:
         st.builds(Host, segment=NAMES, inputs=names, outputs=names),
         st.builds(Loop, layer=NAMES, windows=INDEX, body=st.lists(step, max_size=5).map(tuple)),
     )
-    return PROGRAM.tables.model_copy(
+    found: Tables = PROGRAM.tables.model_copy(
         update={
             "model_name": draw(NAMES),
             "calibration": draw(st.sampled_from(["data", "none"])),
@@ -136,6 +137,7 @@ def tables(draw: st.DrawFn) -> Tables:
             "instructions": some(instruction),
         }
     )
+    return found
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -148,12 +150,12 @@ def test_prints_and_parses_back(given_tables: Tables) -> None:
 
 def test_comments_and_blank_lines_are_left_out() -> None:
     text = print_listing(PROGRAM.tables)
-    busy = "\n\n; a comment\n".join(f"{line}   ; said \"so\"; twice" for line in text.splitlines())
+    busy = "\n\n; a comment\n".join(f'{line}   ; said "so"; twice' for line in text.splitlines())
     assert parse_listing(busy) == PROGRAM.tables
 
 
 def test_a_listing_reads_like_assembly() -> None:
-    text = print_listing(compile_small(one_node("MatMul", [[1.0]] * 3, (3,), positive=True)).tables)  # type: ignore[arg-type]
+    text = print_listing(compile_small(matmul(3, 3, positive=True)).tables)
     body = text[text.index("host seg0") :]
     assert body.splitlines() == [
         "host seg0 (x) -> (a)",
@@ -224,9 +226,7 @@ def test_a_loop_must_end() -> None:
 
 @pytest.mark.parametrize("field", ["spec", "seed", "inputs", "model_sha256", "format_version"])
 def test_a_wrong_program_line_is_named(field: str) -> None:
-    lines = [
-        f"program {field}={json.dumps([None])}" if line.startswith(f"program {field}=") else line for line in GOOD
-    ]
+    lines = [f"program {field}={json.dumps([None])}" if line.startswith(f"program {field}=") else line for line in GOOD]
     with pytest.raises(ProgramError, match=f"not a valid program.*{field}"):
         parse_listing("\n".join(lines))
 
@@ -243,7 +243,5 @@ def test_any_other_text_is_refused_cleanly(text: str) -> None:
 def test_a_changed_character_is_refused_or_read(position: int, character: str) -> None:
     """Whatever one character becomes, there is a program or a `ProgramError`."""
     text = "\n".join(GOOD)
-    try:
-        parse_listing(text[:position] + character + text[position + 1 :])
-    except ProgramError as error:
-        assert "listing" in str(error)
+    with contextlib.suppress(ProgramError):
+        assert isinstance(parse_listing(text[:position] + character + text[position + 1 :]), Tables)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_programs import SmallModel, compile_small, map_small, matmul, place_and_emit, small_models, small_specs
 
 from hwspec.spec import HardwareSpec
 from runtime.archive import load_program
 from runtime.listing import parse_listing
 from runtime.program import TILE_TENSORS, tile_tensor_size
-from small_programs import SmallModel, compile_small, map_small, matmul, place_and_emit, small_models, small_specs
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

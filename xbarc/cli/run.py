@@ -46,30 +46,24 @@ def run(
 
     from runtime.archive import write_atomically
     from xbarc.api import load, simulate
+    from xbarc.data.batches import run_batches
     from xbarc.data.load import load_data
 
     loaded = load(program)
     infos = loaded.tables.inputs
     samples = load_data(data, infos, split=split, normalize=parse_normalize(normalize), limit=limit, seed=seed)
     simulation = simulate(loaded, device=device, engine=engine.value, seed=seed)
-    names = [info.name for info in loaded.tables.outputs]
+    outputs = loaded.tables.outputs
     start = time.perf_counter()
-    parts: list[list[object]] = []
-    done = 0
     with progress_bar("running", quiet=json) as advance:
-        for feeds in samples.batches(batch):
-            parts.append(simulation(feeds))
-            done = min(done + (samples.fixed_batch or batch), len(samples))
-            advance("running", done, len(samples))
+        joined = run_batches(
+            simulation, samples, batch, infos, outputs, lambda done, total: advance("running", done, total)
+        )
     seconds = time.perf_counter() - start
-    columns = dict(zip(names, zip(*parts, strict=True), strict=True))
-    arrays = {
-        name: np.concatenate(values) if values[0].ndim else np.stack(values)
-        for name, values in columns.items()
-        if isinstance(values[0], np.ndarray)
-    }
-    for name in sorted(set(columns) - set(arrays)):
-        note(f"output {name!r} is no tensor and is left out")
+    arrays = {name: value for name, (value, _) in joined.items()}
+    for info in outputs:
+        if info.name not in arrays:
+            note(f"output {info.name!r} is no tensor and is left out")
     write_atomically(Path(output), lambda stream: np.savez(stream, allow_pickle=False, **arrays))
     if json:
         emit_json({"outputs": output, "seconds": seconds, "samples": len(samples), "engine": engine.value})
