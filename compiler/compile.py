@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import onnx
-import onnx_ir as ir
 
 from compiler.frontend import SourceModel
 from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, TileGrid
@@ -56,24 +54,10 @@ class CompileOptions:
     keep_source: bool = True
 
 
-@dataclass(frozen=True)
-class CleanModel:
-    """The first pass of the pipeline: see `compiler.passes.clean`."""
-
-    clean: Clean
-    name: ClassVar[str] = "clean"
-    requires: ClassVar[tuple[str, ...]] = ()
-
-    def run(self, mapping: Mapping) -> Mapping:
-        """Fill `cleaned`."""
-        model = self.clean.run(mapping.source.proto)
-        return dataclasses.replace(mapping, cleaned=ir.to_proto(model))
-
-
 def front_end(options: CompileOptions) -> list[Pass]:
     """The passes that turn a model into layers; they do not depend on hardware or data."""
     clean = Clean(input_shapes=dict(options.input_shapes) or None, fuse_batchnorm=options.fuse_batchnorm)
-    return [CleanModel(clean), Lower()]
+    return [clean, Lower()]
 
 
 def back_end(options: CompileOptions) -> list[Pass]:

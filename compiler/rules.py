@@ -26,11 +26,10 @@ class StaysDigital(Exception):  # noqa: N818 - a decision, not an error
 
 @dataclass(frozen=True)
 class Graph:
-    """What a rule may look at: constants and ranks by value name, the opset, and names not used yet."""
+    """What a rule may look at: constants and ranks by value name, and names not used yet."""
 
     constants: Mapping[str, onnx.TensorProto]
     ranks: Mapping[str, int]
-    opset: int
     names: set[str]
 
     def constant(self, name: str) -> Array | None:
@@ -117,7 +116,7 @@ def conv(node: onnx.NodeProto, graph: Graph) -> Lowered:
 
 
 def conv_transpose(node: onnx.NodeProto, graph: Graph) -> Lowered:
-    """1-D, 2-D and 3-D; strides, dilations, groups, output padding and shape; the matrix is followed by a fold."""
+    """1-D to 3-D; strides, dilations, groups, output padding and shape, automatic padding; followed by a fold."""
     weight = _weight(node, 1, graph)
     groups, rank = _attribute(node, "group", 1), weight.ndim - 2
     channels = weight.shape[1] * groups

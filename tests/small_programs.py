@@ -47,7 +47,7 @@ def one_node(
     *,
     bias: Array | None = None,
     positive: bool = False,
-    **attributes: object,
+    **attributes: Any,
 ) -> SmallModel:
     """A model whose only mapped node is `op` with a constant weight; `positive` puts an Abs before it."""
     constants = {"w": weight.astype(np.float32)} | ({} if bias is None else {"b": bias.astype(np.float32)})

@@ -1,11 +1,13 @@
 """The first pass: from a model as exported to the plain graph that the other passes expect."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping as Table
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import onnx
 import onnx_ir as ir
 
+from compiler.mapping import Mapping
 from compiler.passes.batchnorm import fuse_batchnorms
 from compiler.passes.edit import (
     add_initializer,
@@ -54,10 +56,16 @@ class Clean:
         Whether to fuse batch normalisation into the operator that feeds it. It may then be off by rounding.
     """
 
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    input_shapes: Table[str, tuple[int, ...]] | None = None
     fuse_batchnorm: bool = True
+    name: ClassVar[str] = "clean"
+    requires: ClassVar[tuple[str, ...]] = ()
 
-    def run(self, proto: onnx.ModelProto) -> ir.Model:
+    def run(self, mapping: Mapping) -> Mapping:
+        """Fill `cleaned`."""
+        return replace(mapping, cleaned=ir.to_proto(self.clean(mapping.source.proto)))
+
+    def clean(self, proto: onnx.ModelProto) -> ir.Model:
         """Clean a model.
 
         Parameters
@@ -78,7 +86,7 @@ class Clean:
             The model cannot be cleaned: its opset cannot be converted, or it is malformed.
         """
         try:
-            return self._run(proto)
+            return self._clean(proto)
         except XbarcError:
             raise
         except Exception as error:  # the libraries raise whatever they please on malformed models
@@ -87,7 +95,7 @@ class Clean:
                 "the model", f"could not be cleaned: {reason}", hint="is it a valid ONNX model?"
             ) from error
 
-    def _run(self, proto: onnx.ModelProto) -> ir.Model:
+    def _clean(self, proto: onnx.ModelProto) -> ir.Model:
         refuse_sparse(proto)
         current = convert_opset(proto)
         model = inline_functions(current)

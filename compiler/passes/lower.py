@@ -1,6 +1,6 @@
 """Lowering: every weight-stationary node becomes a matrix, the rest of the graph becomes digital segments."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -61,8 +61,8 @@ class Lower:
             try:
                 found = _lower(node, graph, kept=node.name in mapping.digital_nodes)
             except StaysDigital as reason:
-                digital.append(_digital(node, str(reason), graph))
-                digital.extend(_inner_digital(node, node))
+                digital.append(_digital(node, str(reason), graph.constants))
+                digital.extend(_inner_digital(node, node, set(graph.constants)))
                 nodes.append(node)
                 floats.append(node)
                 continue
@@ -84,7 +84,9 @@ class Lower:
         float_model = _with_nodes(model, floats, added)
         opened = FloatModel(float_model, expose=crossing & {name for node in floats for name in node.output})
         kinds = {info.name: info.dtype for info in (*opened.inputs, *opened.outputs.values())}
-        kinds |= {found.target: str(found.weight.dtype) for found in lowered.values()}
+        for found in lowered.values():
+            made = (found.target, *(name for node in found.after for name in node.output))
+            kinds = dict.fromkeys(made, str(found.weight.dtype)) | kinds
         segments = {cut.name: _segment(cut, model, tensors, kinds) for cut in cuts}
         written = sorted(crossing - {info.name for info in opened.inputs})
         return replace(
@@ -111,8 +113,7 @@ def _graph_view(model: onnx.ModelProto) -> Graph:
         if value.type.tensor_type.HasField("shape")
     }
     names = {node.name for node in graph.node} | {name for node in graph.node for name in (*node.input, *node.output)}
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    return Graph({tensor.name: tensor for tensor in graph.initializer}, ranks, opset, names)
+    return Graph({tensor.name: tensor for tensor in graph.initializer}, ranks, names)
 
 
 def _check_digital_names(model: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -138,9 +139,9 @@ def _lower(node: onnx.NodeProto, graph: Graph, *, kept: bool) -> Lowered:
     return found
 
 
-def _digital(node: onnx.NodeProto, reason: str, graph: Graph) -> DigitalNode:
-    counted = node.op_type in MAC_OPS
-    constant = counted and any(name in graph.constants for name in factors(node))
+def _digital(node: onnx.NodeProto, reason: str, constants: Container[str]) -> DigitalNode:
+    counted = node.domain in ("", "ai.onnx") and node.op_type in MAC_OPS
+    constant = counted and any(name in constants for name in factors(node))
     return DigitalNode(
         node=node.name, op=node.op_type, reason=reason, macs=None if counted else 0, constant_weight=constant
     )
@@ -153,15 +154,19 @@ def factors(node: onnx.NodeProto) -> Sequence[str]:
     return tuple(node.input[:2] if node.op_type in ("Gemm", "MatMul") else node.input[1:2])
 
 
-def _inner_digital(node: onnx.NodeProto, outer: onnx.NodeProto) -> Iterator[DigitalNode]:
+def _inner_digital(node: onnx.NodeProto, outer: onnx.NodeProto, constants: set[str]) -> Iterator[DigitalNode]:
+    """Operators with multiply-accumulates inside the graphs of a node."""
+    reason = f"inside {outer.op_type} {outer.name!r}, which is decided while the model runs"
     for attribute in node.attribute:
         graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
         for graph in graphs:
+            inner = constants | {tensor.name for tensor in graph.initializer}
+            inner |= {name for child in graph.node if child.op_type == "Constant" for name in child.output}
             for child in graph.node:
-                if child.op_type in MAC_OPS:
-                    reason = f"inside {outer.op_type} {outer.name!r}, which is decided while the model runs"
-                    yield DigitalNode(node=child.name, op=child.op_type, reason=reason, macs=None, constant_weight=True)
-                yield from _inner_digital(child, outer)
+                found = _digital(child, reason, inner)
+                if found.macs is None:
+                    yield found
+                yield from _inner_digital(child, outer, inner)
 
 
 def _constant_outputs(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[str, onnx.TensorProto]]:

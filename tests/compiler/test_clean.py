@@ -66,7 +66,7 @@ def clean(proto: onnx.ModelProto, feeds: Feeds, **options: Any) -> ir.Model:
     """The cleaned model, checked: same inputs, outputs and results, unique names, source untouched."""
     source = load_model(proto)
     before = source.proto.SerializeToString(deterministic=True)
-    model = Clean(**options).run(source.proto)
+    model = Clean(**options).clean(source.proto)
     assert source.proto.SerializeToString(deterministic=True) == before, "the source is not modified"
     frozen = {tensor.name for tensor in source.proto.graph.initializer}
     assert [v.name for v in model.graph.inputs] == [v.name for v in source.proto.graph.input if v.name not in frozen]
@@ -209,7 +209,7 @@ def test_a_hostile_generator_is_left_alone_at_once(operator: str) -> None:
         helper.make_node("Add", ["x", "m"], ["y"]),
     ]
     started = time.monotonic()
-    model = Clean().run(load_model(build(nodes, initializers, ["n", 3])).proto)
+    model = Clean().clean(load_model(build(nodes, initializers, ["n", 3])).proto)
     assert time.monotonic() - started < 5
     assert operator in ops(model)
 
@@ -225,7 +225,7 @@ def test_a_long_vector_of_shapes_is_not_built_in_memory() -> None:
         helper.make_node("Add", ["x", "f"], ["y"]),
     ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    Clean().run(load_model(build(nodes, {"size": np.array([2**27])}, ["n", 3])).proto)
+    Clean().clean(load_model(build(nodes, {"size": np.array([2**27])}, ["n", 3])).proto)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, "kilobytes"
 
 
@@ -291,7 +291,9 @@ def test_unnamed_and_doubly_named_nodes_get_unique_names() -> None:
         helper.make_node("Abs", ["b"], ["c"], name="mine"),
         helper.make_node("Neg", ["c"], ["y"], name="Relu_0"),
     ]
-    model = Clean().run(load_model(build(nodes, {}, ["n", 3])).proto)  # onnxruntime runs no model with equal node names
+    model = Clean().clean(
+        load_model(build(nodes, {}, ["n", 3])).proto
+    )  # onnxruntime runs no model with equal node names
     assert [node.name for node in model.graph] == ["Relu_0_1", "mine", "mine_1", "Relu_0"]
 
 
@@ -391,7 +393,7 @@ def test_functions_are_inlined_even_when_they_hand_an_input_through() -> None:
     proto = build(nodes, {}, ["n", 3])
     proto.opset_import.append(helper.make_opsetid("mine", 1))
     proto.functions.append(function)
-    model = Clean().run(load_model(proto).proto)  # onnxruntime itself does not run such a function
+    model = Clean().clean(load_model(proto).proto)  # onnxruntime itself does not run such a function
     assert ops(model) == ["Add", "Add", "Sum"]
     x = floats(2, 3)
     np.testing.assert_allclose(run(ir.to_proto(model), {"x": x})[0], x + 4 * x + 2 * x, rtol=1e-6)
@@ -411,13 +413,13 @@ def test_functions_that_multiply_or_call_themselves_are_refused() -> None:
         helper.make_function("mine", "F12", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opset)
     )
     with pytest.raises(ModelError, match="nodes after inlining"):
-        Clean().run(proto)
+        Clean().clean(proto)
     calls = [helper.make_node("F0", ["a"], ["b"], domain="mine")]
     proto.functions.append(helper.make_function("mine", "F12", ["a"], ["b"], calls, opset))
     del proto.functions[:-1]
     proto.functions[0].name = "F0"
     with pytest.raises(ModelError, match="call itself"):
-        Clean().run(proto)
+        Clean().clean(proto)
 
 
 def test_an_old_opset_is_converted() -> None:
@@ -430,11 +432,11 @@ def test_what_cannot_be_cleaned_is_a_model_error() -> None:
     proto = build([helper.make_node("Constant", [], ["c"]), helper.make_node("Add", ["x", "c"], ["y"])], {}, ["n", 3])
     proto.graph.node[0].attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR)
     with pytest.raises(ModelError, match="could not be cleaned"):
-        Clean().run(proto)
+        Clean().clean(proto)
     sparse = build([helper.make_node("Relu", ["x"], ["y"])], {}, ["n", 3])
     sparse.graph.sparse_initializer.add().values.name = "s"
     with pytest.raises(ModelError, match="sparse"):
-        Clean().run(sparse)
+        Clean().clean(sparse)
 
 
 # -- batch normalisation --------------------------------------------------------------------------------------------
@@ -550,7 +552,7 @@ def shapes(model: ir.Model, values: Sequence[ir.Value]) -> list[list[int | str |
 def fixed(
     first: Sequence[Any] | None, second: Sequence[Any] | None, **given: tuple[int, ...]
 ) -> list[list[int | str | None]]:
-    model = Clean(input_shapes=given).run(two_inputs(first, second))
+    model = Clean(input_shapes=given).clean(two_inputs(first, second))
     assert shapes(model, model.graph.outputs) == shapes(model, model.graph.inputs)
     return shapes(model, model.graph.inputs)
 
@@ -586,7 +588,7 @@ def test_an_input_without_rank_takes_the_given_one() -> None:
 )
 def test_shapes_that_disagree_are_refused(given: dict[str, tuple[int, ...]], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        Clean(input_shapes=given).run(two_inputs(["batch", "time"], [2, "batch", 128]))
+        Clean(input_shapes=given).clean(two_inputs(["batch", "time"], [2, "batch", 128]))
 
 
 # -- real models ----------------------------------------------------------------------------------------------------

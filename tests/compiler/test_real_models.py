@@ -3,8 +3,8 @@
 import pytest
 from exports import EXPORTERS, TORCH_NETWORKS, Exporter, network, sample, sklearn_export, torch_export
 from ideal import assert_agrees
-from real_models import REAL_MODELS
 
+from benchmarks.real_models import REAL_MODELS
 from runtime.program import TileProgram
 
 pytestmark = pytest.mark.real

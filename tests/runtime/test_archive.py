@@ -144,9 +144,11 @@ def test_bytes_around_the_file_are_refused(content: bytes, tmp_path: Path) -> No
 
 def test_a_member_twice_is_refused(content: bytes, tmp_path: Path) -> None:
     stream = io.BytesIO()
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(stream, "w") as opened:
-        for name, data in [*members_of(content).items(), ("report.json", b"{}")]:
+    with zipfile.ZipFile(stream, "w") as opened:
+        for name, data in members_of(content).items():
             opened.writestr(name, data)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            opened.writestr("report.json", b"{}")
         opened.comment = b"0" * 64
     assert "twice" in refused(seal(stream.getvalue()), tmp_path)
 
@@ -165,7 +167,6 @@ def test_compressed_members_are_refused(content: bytes, tmp_path: Path) -> None:
         "segments/a/b.onnx",
         "extra.txt",
         "segments/.onnx",
-        "tiles",
     ],
 )
 def test_only_members_of_a_program_are_taken(content: bytes, tmp_path: Path, name: str) -> None:
@@ -244,7 +245,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     program.save(path)
     before = path.read_bytes()
 
-    def full(descriptor: int) -> None:
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     other = compile_small(matmul(4, 4))
@@ -256,7 +257,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
-    def stop(stream: object) -> None:
+    def stop(_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

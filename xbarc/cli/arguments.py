@@ -1,5 +1,7 @@
 """Options that verbs share, and the reading of their values."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,36 @@ Normalize = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most so many samples, drawn at random.")]
 Device = Annotated[str, typer.Option(help="Torch device to compute on, e.g. cuda.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Samples a batch.")]
+
+
+def output_path(text: str, *, keep: str | None = None) -> Path:
+    """Where to write a result, checked before the work that leads to it.
+
+    Parameters
+    ----------
+    text
+        The path as given. Behind a symbolic link it is the file that the link leads to.
+    keep
+        An input that must not be overwritten.
+
+    Raises
+    ------
+    DataError
+        If no file can be written there.
+    """
+    subject, path = f"output {text}", Path(text)
+    path = path.resolve() if path.is_symlink() else path
+    if path.is_dir():
+        raise DataError(subject, "must be a file, and is a folder", hint=f"name a file in it: {path / 'NAME'}")
+    if not path.parent.is_dir():
+        raise DataError(subject, "must lie in an existing folder", hint=f"make it first: mkdir -p {path.parent}")
+    if path.exists() and not path.is_file():
+        raise DataError(subject, "must be a regular file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise DataError(subject, f"cannot be written: you may not write into {path.parent.resolve()}")
+    if keep is not None and path.exists() and Path(keep).exists() and path.samefile(keep):
+        raise DataError(subject, "must be another file than the input")
+    return path
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:

@@ -5,8 +5,17 @@ from typing import Annotated
 
 import typer
 
-from hwspec.errors import DataError
-from xbarc.cli.arguments import Json, Limit, Normalize, Seed, Split, parse_fields, parse_normalize, parse_shapes
+from xbarc.cli.arguments import (
+    Json,
+    Limit,
+    Normalize,
+    Seed,
+    Split,
+    output_path,
+    parse_fields,
+    parse_normalize,
+    parse_shapes,
+)
 from xbarc.cli.output import emit_json, note, progress_bar, say
 
 _STAGES = "Write what each pass did into this folder: models as ONNX, decisions as JSON."
@@ -37,17 +46,14 @@ def compile_(
     from compiler.compile import CompileOptions, finish, run_compile
     from compiler.frontend import load_model
     from compiler.mapping import Mapping
-    from compiler.stages import write_stage
+    from compiler.stages import make_stages_folder, write_stage
     from hwspec.spec import HardwareSpec
     from xbarc.api import calibration_batches
     from xbarc.cli.summary import print_summary, report_json
 
     hardware = HardwareSpec.resolve(spec).with_fields(parse_fields(set_ or []))
-    path = Path(output) if output else Path(model).with_suffix(".xbar")
-    _check_output(path, model)
-    stages = Path(save_stages) if save_stages else None
-    if stages is not None:
-        stages.mkdir(parents=True, exist_ok=True)
+    written = output or str(Path(Path(model).name).with_suffix(".xbar"))
+    path = output_path(written, keep=model) if stop_after is None else None
     options = CompileOptions(
         seed=seed,
         input_shapes=parse_shapes(input_shape or []),
@@ -59,6 +65,9 @@ def compile_(
     reading = {"split": split, "normalize": parse_normalize(normalize), "limit": limit, "seed": seed}
     batches = calibration_batches(calib, **reading) if calib else None
     loaded = load_model(model)
+    stages = Path(save_stages) if save_stages else None
+    if stages is not None:
+        make_stages_folder(stages)
     with progress_bar("compiling", quiet=json) as advance:
 
         def after_each(name: str, mapping: Mapping) -> None:
@@ -75,7 +84,7 @@ def compile_(
             stop_after=stop_after,
             after_each=after_each,
         )
-    if stop_after is not None:
+    if path is None:
         if json:
             emit_json({"program": None, "stopped_after": stop_after, "seconds": outcome.seconds})
         else:
@@ -84,16 +93,9 @@ def compile_(
     program = finish(outcome, keep_source=options.keep_source)
     program.save(path)
     if json:
-        emit_json(report_json(str(path), program))
+        emit_json(report_json(written, program))
         return
     print_summary(program)
-    say(f"written to {path} ({sum(outcome.seconds.values()):.1f} s)")
+    say(f"written to {written} ({sum(outcome.seconds.values()):.1f} s)")
     if program.report.warnings:
         note("calibrate with --calib for ranges that fit your data")
-
-
-def _check_output(path: Path, model: str) -> None:
-    if path.is_dir() or not (path.parent if str(path.parent) else Path()).is_dir():
-        raise DataError(f"output {path}", "must be a file in an existing folder")
-    if path.exists() and Path(model).exists() and path.samefile(model):
-        raise DataError(f"output {path}", "must not be the model itself")

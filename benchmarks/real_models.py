@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 Array = npt.NDArray[Any]
@@ -39,10 +38,16 @@ class RealModel:
 
     @property
     def path(self) -> Path:
-        """The file; the test is skipped where its package is not installed."""
+        """The file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If its package is not installed.
+        """
         spec = importlib.util.find_spec(self.package)
         if spec is None or spec.origin is None:
-            pytest.skip(f"{self.package} is not installed")
+            raise FileNotFoundError(f"{self.package} is not installed; `make test` installs it")
         return Path(spec.origin).parent / self.file
 
 
