@@ -41,6 +41,7 @@ def export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
         raise RuntimeError("torch.onnx.export returned no program")
     model = onnx_ir.to_proto(simplify(exported.model))
     strip_notes(model)
+    strip_weight_shapes(model)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -71,3 +72,11 @@ def strip_notes(model: onnx.ModelProto) -> None:
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
+
+
+def strip_weight_shapes(model: onnx.ModelProto) -> None:
+    """Remove the shapes noted of weights, which have them already: tools that transpose a weight trip over the note."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)

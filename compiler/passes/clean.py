@@ -63,7 +63,9 @@ class Clean:
 
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `cleaned`."""
-        return replace(mapping, cleaned=ir.to_proto(self.clean(mapping.source.proto)))
+        cleaned = ir.to_proto(self.clean(mapping.source.proto))
+        restore_map_types(cleaned, mapping.source.proto)
+        return replace(mapping, cleaned=cleaned)
 
     def clean(self, proto: onnx.ModelProto) -> ir.Model:
         """Clean a model.
@@ -97,7 +99,7 @@ class Clean:
 
     def _clean(self, proto: onnx.ModelProto) -> ir.Model:
         refuse_sparse(proto)
-        current = convert_opset(proto)
+        current = without_map_types(convert_opset(proto))
         model = inline_functions(current)
         root = model.graph
         restore_input_shapes(model, current)
@@ -118,6 +120,35 @@ class Clean:
             del model.opset_imports[domain]
         skeleton(model)  # a model that cannot be written out again fails here, where it becomes a ModelError
         return model
+
+
+def holds_map(kind: onnx.TypeProto) -> bool:
+    """Whether a type is a map, or a sequence or option of one: what scikit-learn's classifiers give out."""
+    which = kind.WhichOneof("value")
+    if which in ("sequence_type", "optional_type"):
+        return holds_map(getattr(kind, which).elem_type)
+    return which == "map_type"
+
+
+def without_map_types(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, or a copy whose values of map types are left untyped: the graph library knows no maps."""
+    graph = proto.graph
+    if not any(holds_map(value.type) for value in (*graph.output, *graph.value_info)):
+        return proto
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
+    for value in (*plain.graph.output, *plain.graph.value_info):
+        if holds_map(value.type):
+            value.ClearField("type")
+    return plain
+
+
+def restore_map_types(cleaned: onnx.ModelProto, proto: onnx.ModelProto) -> None:
+    """Give the outputs of a cleaned model the map types that they had."""
+    types = {value.name: value.type for value in proto.graph.output if holds_map(value.type)}
+    for value in cleaned.graph.output:
+        if value.name in types:
+            value.type.CopyFrom(types[value.name])
 
 
 def convert_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
