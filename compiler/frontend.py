@@ -6,6 +6,7 @@ before they are used, tensors that hold exactly the data that their shapes promi
 """
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> SourceModel:
         proto, name = _parse(source, "the model"), "the model"
     elif isinstance(source, str | Path):
         path = Path(source)
+        if "\0" in str(path):
+            raise ModelFileError("the model's path", "must not hold a NUL byte", got=str(path))
         proto, name, folder = _parse(_read_file(path), str(path)), str(path), path.parent
     else:
         raise ModelFileError("the model", "must be a path, bytes or an onnx.ModelProto", got=type(source).__name__)
@@ -105,26 +108,25 @@ def _read_file(path: Path) -> bytes:
     """The bytes of a regular file that is neither empty nor over protobuf's limit."""
     try:
         status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ModelFileError(
-                str(path), "must be an ONNX file, but it is a directory", hint="name the .onnx file in it"
-            )
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelFileError(str(path), "must be a regular file")
-        if status.st_size == 0:
-            raise ModelFileError(str(path), "is empty", hint="was the download or the export interrupted?")
-        if status.st_size > MAX_PROTOBUF_BYTES:
-            raise ModelFileError(
-                str(path),
-                "must be smaller than 2 GiB, protobuf's limit",
-                got=status.st_size,
-                hint="use a smaller model",
-            )
+        _check_file(status, str(path))
         return path.read_bytes()
     except FileNotFoundError:
         raise ModelFileError(str(path), "does not exist", hint="check the path") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(str(path), f"cannot be read: {error}") from None
+    except OSError as error:
+        raise ModelFileError(str(path), f"cannot be read ({error.strerror})") from None
+
+
+def _check_file(status: os.stat_result, name: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelFileError(name, "must be an ONNX file, but it is a directory", hint="name the .onnx file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelFileError(name, "must be a regular file")
+    if status.st_size == 0:
+        raise ModelFileError(name, "is empty", hint="was the download or the export interrupted?")
+    if status.st_size > MAX_PROTOBUF_BYTES:
+        raise ModelFileError(
+            name, "must be smaller than 2 GiB, protobuf's limit", got=status.st_size, hint="use a smaller model"
+        )
 
 
 def _parse(data: bytes, name: str) -> onnx.ModelProto:
@@ -136,9 +138,10 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except Exception:  # protobuf's own exception types differ from one of its implementations to the next
-        raise ModelFileError(
-            name, "is not an ONNX model, or it is truncated", hint="check that it is a complete .onnx file"
-        ) from None
+        hint = "check that it is a complete .onnx file"
+        if data.startswith(b"PK"):
+            hint = "it is a zip file; is it a tile program, which is compiled already?"
+        raise ModelFileError(name, "is not an ONNX model, or it is truncated", hint=hint) from None
     return proto
 
 

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from compiler.mapping import Mapping
+from hwspec.errors import DataError
 from runtime.tables import Host
+
+
+def make_stages_folder(folder: Path) -> None:
+    """Make the folder that stages are written into, and those above it; raises `DataError` if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--save-stages {folder}", f"must be a folder that can be made ({error.strerror})") from None
 
 
 def write_stage(folder: Path, number: int, name: str, mapping: Mapping) -> None:

@@ -204,7 +204,7 @@ def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
 
 def _spec_error(cls: type[HardwareSpec], error: ValidationError, where: str) -> SpecError:
     reasons = []
-    for detail in error.errors():
+    for detail in error.errors()[:_MAX_REASONS]:
         path = ".".join(str(part) for part in detail["loc"])[:200]
         if detail["type"] == "extra_forbidden":
             model: type[BaseModel] = cls
@@ -221,5 +221,6 @@ def _spec_error(cls: type[HardwareSpec], error: ValidationError, where: str) -> 
         else:
             message = detail["msg"].replace("Input should", "must", 1)
             reasons.append(f"{path} {message}, not {shown(detail['input'])}".strip())
-    more = [f"and {len(reasons) - _MAX_REASONS} more"] if len(reasons) > _MAX_REASONS else []
-    return SpecError(where, "is not valid: " + "; ".join(reasons[:_MAX_REASONS] + more))
+    if error.error_count() > _MAX_REASONS:
+        reasons.append(f"and {error.error_count() - _MAX_REASONS} more")
+    return SpecError(where, "is not valid: " + "; ".join(reasons))

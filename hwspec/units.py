@@ -32,7 +32,7 @@ def parse_quantity(value: object, unit: str) -> float:
     Parameters
     ----------
     value
-        A number (taken to be in ``unit``) or text such as ``"100 uS"`` or ``"2.5 ohm"``.
+        A number (taken to be in ``unit``, as text too) or text such as ``"100 uS"`` or ``"2.5 ohm"``.
     unit
         The SI unit that the field is kept in, e.g. ``"siemens"``.
 
@@ -51,7 +51,9 @@ def parse_quantity(value: object, unit: str) -> float:
         if found is None:
             raise ValueError(malformed)
         try:
-            number = float(_registry().Quantity(Decimal(found[1]), found[2]).to(unit).magnitude)
+            # YAML hands numbers such as 1e-6 over as text.
+            quantity = _registry().Quantity(Decimal(found[1]), found[2].strip() or unit)
+            number = float(quantity.to(unit).magnitude)
         except pint.DimensionalityError:
             raise ValueError(f"must be a quantity in {unit}, not {shown(value)}") from None
         except Exception:  # pint raises tokenizer and attribute errors of many kinds on malformed text

@@ -29,6 +29,8 @@ from runtime.tables import (
 def check_program(program: TileProgram) -> None:
     """Raise `ProgramError`, naming the entry, unless `program` is sound."""
     tables = program.tables
+    good = tables.spec_sha256 == tables.spec.sha256
+    _require(good, "spec", f"must have the hash {tables.spec_sha256}", tables.spec.sha256)
     for kind, rows in (
         ("layer", tables.layers),
         ("gather", tables.gathers),

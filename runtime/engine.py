@@ -87,6 +87,19 @@ class _CompiledLoop:
     stores: tuple[_Store, ...]
 
 
+def find_device(device: str | torch.device) -> torch.device:
+    """The torch device of this name; raises `DataError` unless torch can compute on it here."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        names = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        hint = f"on this machine: {', '.join(names)}" if len(reason) > 80 else f"{reason}; here: {', '.join(names)}"
+        raise DataError("device", "must be one that torch computes on here", got=str(device), hint=hint) from None
+    return found
+
+
 class Engine:
     """Runs a programmed chip in torch.
 
@@ -110,7 +123,7 @@ class Engine:
         watch: Watcher | None = None,
     ) -> None:
         self._chip, self._watch, self._dtype = chip, watch, dtype
-        self._device = torch.device(device)
+        self._device = find_device(device)
         program = chip.program
         self._loops = {loop.layer: self._compile(loop) for loop in program.tables.loops}
         self._segments: dict[str, TorchSegment | HostSegment] = {}

@@ -9,9 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from hwspec.errors import ModelError, XbarcError
+from hwspec.errors import DataError, ModelError, XbarcError
 
-RUN_SECONDS = float(os.environ.get("XBARC_RUN_SECONDS", "900"))
+
+def _run_seconds() -> float:
+    given = os.environ.get("XBARC_RUN_SECONDS", "900")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise DataError("XBARC_RUN_SECONDS", "must be a positive number of seconds", got=given)
+    return seconds
+
+
+RUN_SECONDS = _run_seconds()
 """How long one run of a model may take before it is stopped: a loop in a hostile model need never end."""
 
 

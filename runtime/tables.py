@@ -195,6 +195,7 @@ class Tables(Row):
     model_name: Name
     model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     spec: HardwareSpec
+    spec_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     calibration: Literal["data", "none"] = Field(description="none: ranges stem from random inputs")
     seed: int
     input_shapes: dict[Name, tuple[Index, ...]] = Field(description="as the user gave them")

@@ -220,8 +220,11 @@ def _quiet() -> Iterator[None]:
 
 
 @cache
-def sklearn_export() -> tuple[onnx.ModelProto, Array]:
-    """A perceptron with two hidden layers, trained by scikit-learn on its digits; and eight of them, ``(8, 64)``."""
+def sklearn_export(*, zipmap: bool = False) -> tuple[onnx.ModelProto, Array]:
+    """A perceptron with two hidden layers, trained by scikit-learn on its digits; and eight of them, ``(8, 64)``.
+
+    With `zipmap`, skl2onnx's default, its second output is a sequence of maps.
+    """
     from skl2onnx import to_onnx
     from sklearn.datasets import load_digits
     from sklearn.exceptions import ConvergenceWarning
@@ -232,4 +235,4 @@ def sklearn_export() -> tuple[onnx.ModelProto, Array]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # four epochs are enough for weights to map
         trained = MLPClassifier((32, 24), max_iter=4, random_state=0).fit(images, digits.target)
-    return to_onnx(trained, images[:1], target_opset=17, options={"zipmap": False}), images[:8]
+    return to_onnx(trained, images[:1], target_opset=17, options={"zipmap": zipmap}), images[:8]

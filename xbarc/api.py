@@ -11,7 +11,7 @@ from compiler.compile import CompileOptions, finish, remap_program, run_compile
 from compiler.frontend import load_model
 from compiler.passes.calibrate import Batch, Batches
 from hwspec.chip import Chip
-from hwspec.errors import DataError
+from hwspec.errors import DataError, ProgramError
 from hwspec.spec import HardwareSpec
 from runtime.archive import load_program
 from runtime.program import TileProgram
@@ -130,7 +130,14 @@ def remap(program: TileProgram, chip: Chip | None = None, *, share_arrays: bool 
 
 def load(path: str | Path) -> TileProgram:
     """Read a program from a file and validate it; raises `ProgramError` naming what is wrong."""
-    return load_program(Path(path))
+    path = Path(path)
+    try:
+        return load_program(path)
+    except ProgramError:
+        if path.suffix.lower() == ".onnx" and path.is_file():
+            hint = f"compile it first: xbarc compile {path}"
+            raise ProgramError(f"program {path}", "must be a tile program, and is an ONNX model", hint=hint) from None
+        raise
 
 
 class Simulation:

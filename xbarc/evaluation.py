@@ -140,7 +140,7 @@ def _metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np
     """The metric of each sample."""
     samples = len(data)
     if data.labels is not None:
-        scores, axis = next(iter(outputs.values()))
+        scores, axis = next(iter(outputs.values()), (np.zeros(()), None))
         classes = scores.reshape(len(scores), -1).shape[1] if scores.ndim else 0
         if axis != 0 or scores.ndim < 2 or int(data.labels.max()) >= classes:
             raise DataError(
@@ -151,13 +151,22 @@ def _metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np
         right: npt.NDArray[np.float64] = (scores.reshape(samples, -1).argmax(1) == data.labels).astype(np.float64)
         return right
     error, size = np.zeros(samples), np.zeros(samples)
+    compared = 0
     for name, (wanted, axis) in truth.items():
         if wanted.dtype.kind != "f" or axis is None:
             continue
+        if outputs[name][0].shape != wanted.shape:
+            raise DataError(
+                f"output {name!r}",
+                f"must have the shape that it has in floating point, {wanted.shape}, to be compared",
+                got=outputs[name][0].shape,
+                hint="it depends on the data; evaluate with labels, or compare the outputs of `xbarc run` yourself",
+            )
+        compared += 1
         flat, got = (np.moveaxis(value, axis, 0).reshape(samples, -1) for value in (wanted, outputs[name][0]))
         error += ((got.astype(np.float64) - flat) ** 2).sum(1)
         size += (flat.astype(np.float64) ** 2).sum(1)
-    if not size.any():
+    if not compared:
         raise DataError("data", "must have labels: no output of the model is a float tensor with one row a sample")
     return np.sqrt(error / np.where(size, size, 1.0))
 

@@ -1,7 +1,8 @@
 """Verification of a program against the untouched model (``architecture.md`` section 6)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from compiler.compile import CompileOptions, front_end, start_mapping
 from compiler.floatmodel import FloatModel
 from compiler.frontend import SourceModel, load_model
-from compiler.mapping import LoweredGraph, MatrixLayer
 from compiler.mapping import Mapping as Compilation
+from compiler.mapping import MatrixLayer
 from compiler.passes.calibrate import random_batches
 from compiler.pipeline import run_passes
 from hwspec.errors import DataError
+from runtime.check import check_program
 from runtime.geometry import gather_vectors, scatter_vectors, window_shape
 from runtime.inputs import bind_inputs
 from runtime.program import TileProgram
@@ -25,6 +27,7 @@ from runtime.programming import program_chip
 from runtime.quantize import Float64, input_codes
 from runtime.reference import Conversion, Reference
 from runtime.tables import Loop
+from xbarc.consistency import number_failures, structure_failures
 
 BOUND = 1e-4
 """Largest error allowed in floating point, in units of an output's largest magnitude."""
@@ -58,8 +61,9 @@ class LayerCheck(_Record):
 class VerifyReport(_Record):
     """Outcome of a verification.
 
-    On a spec without quantisation `max_error` is the end-to-end error in units of an output's largest magnitude. On any
-    other it is the worst of the checks on weights, layers and structure, each in units of its own bound, which is 1.
+    `max_error` is infinite where the program's structure is not the model's: nothing was run then. On a spec without
+    quantisation it is the end-to-end error in units of an output's largest magnitude. On any other it is the worst of
+    the checks on weights, layers and structure, each in units of its own bound, which is 1.
     """
 
     passed: bool
@@ -82,13 +86,17 @@ def verify_program(
     program: TileProgram,
     model: str | Path | bytes | onnx.ModelProto | None = None,
     inputs: Mapping[str, Any] | npt.NDArray[Any] | None = None,
+    *,
+    seed: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> VerifyReport:
     """Compare a program with the untouched model.
 
     Checked are: everything that is not a number (layers, geometry, order, digital segments) against a fresh lowering;
-    decoded weights within half a level step; each layer, fed the model's own inputs, against the exact product of
-    quantised inputs and decoded weights, within half an lsb for every conversion (and by how much a current exceeds
-    its ADC's range); the program with float weights and ideal converters against onnxruntime end to end.
+    biases, scales and converter ranges against the weights and the calibration record; decoded weights within half a
+    level step; each layer, fed the model's own inputs, against the exact product of quantised inputs and decoded
+    weights, within half an lsb for every conversion (and by how much a current exceeds its ADC's range); the program
+    with float weights and ideal converters against onnxruntime end to end.
 
     Parameters
     ----------
@@ -98,12 +106,19 @@ def verify_program(
         The model as given to the compiler; None takes the one in the program.
     inputs
         Inputs to run; None makes up random ones.
+    seed
+        Of random inputs; None takes the program's own.
+    progress
+        Called with what runs, layers done, and layers in all.
 
     Raises
     ------
+    ProgramError
+        If the program is unsound.
     DataError
         If the program carries no model and none is given, or the inputs do not fit.
     """
+    check_program(program)
     source = _source(program, model)
     tables = program.tables
     options = CompileOptions(
@@ -113,12 +128,16 @@ def verify_program(
         fuse_batchnorm=tables.fuse_batchnorm,
     )
     fresh = run_passes(start_mapping(source, program.spec, options), front_end(options)).mapping
-    failures = _structure_failures(program, fresh.lowered)
-    batches = [inputs] if inputs is not None else [feeds for feeds, _ in random_batches(tables.inputs, tables.seed)]
-    feeds = [bind_inputs(tables.inputs, batch) for batch in batches[:_RANDOM_SAMPLES]]
-    layers: tuple[LayerCheck, ...] = ()
-    if not failures:
-        layers = tuple(_check_layers(program, fresh, feeds))
+    failures = structure_failures(program, source, fresh.lowered)
+    if failures:  # running such a program says nothing, and need not even be possible
+        return VerifyReport(
+            passed=False, max_error=float("inf"), bound=BOUND, per_output=(), layers=(), failures=tuple(failures)
+        )
+    failures += number_failures(program, fresh.lowered)
+    random = random_batches(tables.inputs, tables.seed if seed is None else seed)
+    batches = [inputs] if inputs is not None else [feeds for feeds, _ in islice(random, _RANDOM_SAMPLES)]
+    feeds = [bind_inputs(tables.inputs, batch) for batch in batches]
+    layers = tuple(_check_layers(program, fresh, feeds, progress))
     outputs = tuple(_check_outputs(program, source, feeds))
     periphery = program.spec.periphery
     ideal = periphery.dac_bits is None and periphery.adc_bits is None and program.spec.device.levels is None
@@ -155,32 +174,12 @@ def _source(program: TileProgram, model: str | Path | bytes | onnx.ModelProto | 
     return load_model(program.source)
 
 
-def _structure_failures(program: TileProgram, fresh: LoweredGraph) -> list[str]:
-    """What in the program is not what lowering the model gives, numbers apart."""
-    failures = []
-    tables = program.tables
-    names = [layer.name for layer in fresh.layers]
-    if [layer.name for layer in tables.layers] != names:
-        failures.append("the program's layers are not those of the model")
-        return failures
-    if {row.name: row for row in tables.gathers} != {layer.gather.name: layer.gather for layer in fresh.layers}:
-        failures.append("the program gathers inputs otherwise than the model")
-    if {row.name: row for row in tables.scatters} != {layer.scatter.name: layer.scatter for layer in fresh.layers}:
-        failures.append("the program writes results otherwise than the model")
-    steps = tuple(step.layer if isinstance(step, Loop) else step for step in tables.instructions)
-    if steps != fresh.steps or dict(program.segments) != dict(fresh.segments):
-        failures.append("the program's digital segments are not those of the model")
-    loops = {loop.layer: loop for loop in tables.loops}
-    for layer in fresh.layers:
-        ends = {(step.op, step.buffer) for step in loops[layer.name].body if step.op in ("load", "store")}
-        if ends != {("load", layer.source), ("store", layer.target)}:
-            failures.append(f"layer {layer.name!r} reads or writes other values than in the model")
-        if not np.array_equal(program.bias(layer.name), layer.bias):
-            failures.append(f"layer {layer.name!r} does not have the model's bias")
-    return failures
-
-
-def _check_layers(program: TileProgram, fresh: Compilation, feeds: list[dict[str, Any]]) -> list[LayerCheck]:
+def _check_layers(
+    program: TileProgram,
+    fresh: Compilation,
+    feeds: list[dict[str, Any]],
+    progress: Callable[[str, int, int], None] | None,
+) -> list[LayerCheck]:
     assert fresh.float_model is not None
     sources = {layer.source for layer in fresh.layers}
     opened = FloatModel(fresh.float_model, sources)
@@ -206,6 +205,8 @@ def _check_layers(program: TileProgram, fresh: Compilation, feeds: list[dict[str
                 clipped=clipped,
             )
         )
+        if progress:
+            progress("verifying", len(checks), len(fresh.layers))
     return checks
 
 

@@ -37,6 +37,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         model_name=mapping.source.name,
         model_sha256=mapping.source.sha256,
         spec=mapping.spec,
+        spec_sha256=mapping.spec.sha256,
         calibration=mapping.calibration,
         seed=mapping.seed,
         input_shapes=dict(mapping.input_shapes),

@@ -49,7 +49,7 @@ def _layer_ranges(mapping: Mapping, layer: MatrixLayer) -> tuple[tuple[tuple[flo
         tile = []
         for volt in volts:
             current = np.abs(volt[:, start + block.rows.start : start + block.rows.stop] @ difference)
-            tile.append(_range(current, spec))
+            tile.append(adc_range(current, spec))
             over += int((current > tile[-1]).sum())
             total += current.size
         found.append(tuple(tile))
@@ -67,7 +67,7 @@ def _difference(targets: Targets, placement: Placement, spec: HardwareSpec) -> F
     return difference
 
 
-def _range(current: Float64, spec: HardwareSpec) -> float:
+def adc_range(current: Float64, spec: HardwareSpec) -> float:
     """The smallest range that clips at most the share allowed; one full cell where no current flows."""
     share = spec.periphery.adc_clip_share
     found = float(np.quantile(current, 1 - share, method="higher")) if current.size else 0.0

@@ -162,6 +162,7 @@ def two(first: Change, second: Change) -> Change:
 
 RULES: list[tuple[str, str, Change]] = [
     # tables
+    ("batches", "spec must have the hash", lambda p: with_tables(p, spec=p.spec.with_fields({"device.levels": 17}))),
     ("batches", "layer 'layer' must be defined once", lambda p: with_tables(p, layers=p.tables.layers * 2)),
     ("batches", "gather 'layer.in' must be defined once", lambda p: with_tables(p, gathers=p.tables.gathers * 2)),
     ("batches", "scatter 'layer.out' must be defined once", lambda p: with_tables(p, scatters=p.tables.scatters * 2)),

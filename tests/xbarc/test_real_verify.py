@@ -32,8 +32,9 @@ def test_torch_export(name: str, exporter: Exporter) -> None:
         assert report.passed, report.failures
 
 
-def test_scikit_learn_export() -> None:
-    model, x = sklearn_export()
+@pytest.mark.parametrize("zipmap", [False, True])
+def test_scikit_learn_export(zipmap: bool) -> None:
+    model, x = sklearn_export(zipmap=zipmap)
     name = model.graph.input[0].name
     for spec in SPECS:
         report = xbarc.verify(xbarc.compile(model, spec, {name: x}), model, {name: x})

@@ -52,8 +52,6 @@ def compile_(
     from xbarc.cli.summary import print_summary, report_json
 
     hardware = HardwareSpec.resolve(spec).with_fields(parse_fields(set_ or []))
-    written = output or str(Path(Path(model).name).with_suffix(".xbar"))
-    path = output_path(written, keep=model) if stop_after is None else None
     options = CompileOptions(
         seed=seed,
         input_shapes=parse_shapes(input_shape or []),
@@ -65,6 +63,8 @@ def compile_(
     reading = {"split": split, "normalize": parse_normalize(normalize), "limit": limit, "seed": seed}
     batches = calibration_batches(calib, **reading) if calib else None
     loaded = load_model(model)
+    written = output or str(Path(model).with_suffix(".xbar"))
+    path = output_path(written, keep=model) if stop_after is None else None
     stages = Path(save_stages) if save_stages else None
     if stages is not None:
         make_stages_folder(stages)

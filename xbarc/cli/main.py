@@ -2,14 +2,15 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
-from hwspec.errors import XbarcError
+from hwspec.errors import DataError, XbarcError
 from xbarc.cli import compile as compile_verb
 from xbarc.cli import eval as eval_verb
 from xbarc.cli import inspect, ops, remap, run, spec, verify
-from xbarc.cli.output import emit_json
+from xbarc.cli.output import emit_json, say
 
 app = typer.Typer(
     name="xbarc",
@@ -31,6 +32,23 @@ app.add_typer(spec.app, name="spec")
 app.command("ops")(ops.ops)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from xbarc import __version__
+
+        say(f"xbarc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:]
@@ -40,9 +58,10 @@ def main() -> None:
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
-    _bound_memory()
     try:
+        _bound_memory()
         result = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except XbarcError as error:
         return _fail(error, arguments, error.exit_code, debug=debug)
     except MemoryError as error:
@@ -53,15 +72,20 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone: nothing more to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + 13  # what a shell makes of SIGPIPE
     except OSError as error:
-        return _fail(error, arguments, 2, debug=debug, text=f"{error.strerror or error}: {error.filename or ''}")
+        subject = f"{error.filename} cannot be used" if error.filename else "reading or writing failed"
+        return _fail(error, arguments, 2, debug=debug, text=f"{subject} ({error.strerror or error})")
     except Exception as error:
         shown = getattr(error, "show", None)
         if shown is not None:  # a usage error of the command-line library, which prints itself
+            if "--json" in arguments:
+                message = getattr(error, "format_message", error.__str__)()
+                _emit_error("UsageError", message.splitlines()[0] if message else "a verb must be given", 2)
             shown()
             return int(getattr(error, "exit_code", 2))
-        if type(error).__name__ == "Abort":
+        if type(error).__name__ == "Abort":  # ctrl-C
+            print("interrupted", file=sys.stderr)
             return 130
         text = f"internal error ({type(error).__name__}: {error}); --debug shows where. Please report it."
         return _fail(error, arguments, 70, debug=debug, text=text)
@@ -73,9 +97,13 @@ def _fail(error: BaseException, arguments: list[str], code: int, *, debug: bool,
         raise error
     message = text or str(error)
     if "--json" in arguments:
-        emit_json({"error": type(error).__name__, "message": message, "exit_code": code})
+        _emit_error(type(error).__name__, message, code)
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def _emit_error(kind: str, message: str, code: int) -> None:
+    emit_json({"error": kind, "message": message, "exit_code": code})
 
 
 def _bound_memory() -> None:
@@ -85,10 +113,14 @@ def _bound_memory() -> None:
     except ImportError:  # not on Windows
         return
     gib = os.environ.get("XBARC_MEMORY_GIB", "")
-    try:
-        bound = int(float(gib) * 2**30) if gib else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
-    except ValueError:
-        raise SystemExit(f"error: XBARC_MEMORY_GIB must be a number, not {gib!r}") from None
+    bound = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+    if gib:
+        try:
+            bound = int(float(gib) * 2**30)
+        except (ValueError, OverflowError):
+            bound = 0
+        if bound <= 0:
+            raise DataError("XBARC_MEMORY_GIB", "must be a positive number of GiB", got=gib)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or bound < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))

@@ -2,14 +2,23 @@
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
 def emit_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on standard output."""
-    print(json.dumps(value, indent=2, allow_nan=False, default=float))
+    """Print one JSON object on standard output; numbers that JSON does not have (NaN, infinity) become null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def say(text: str) -> None:

@@ -1,12 +1,11 @@
 """``xbarc map``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xbarc.cli.arguments import Json, ProgramPath
-from xbarc.cli.output import emit_json, say
+from xbarc.cli.arguments import Json, ProgramPath, output_path
+from xbarc.cli.output import emit_json, progress_bar, say
 
 
 def map_(
@@ -19,8 +18,10 @@ def map_(
     from xbarc.api import load, remap
     from xbarc.cli.summary import print_summary, report_json
 
-    remapped = remap(load(program), share_arrays=share_arrays)
-    remapped.save(Path(output))
+    path = output_path(output)
+    with progress_bar("remapping", quiet=json):
+        remapped = remap(load(program), share_arrays=share_arrays)
+    remapped.save(path)
     if json:
         emit_json(report_json(output, remapped))
         return

@@ -2,7 +2,6 @@
 
 import time
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from xbarc.cli.arguments import (
     ProgramPath,
     Seed,
     Split,
+    output_path,
     parse_normalize,
 )
 from xbarc.cli.output import emit_json, note, progress_bar, say
@@ -50,21 +50,30 @@ def run(
     from xbarc.data.load import load_data
 
     loaded = load(program)
-    infos = loaded.tables.inputs
-    samples = load_data(data, infos, split=split, normalize=parse_normalize(normalize), limit=limit, seed=seed)
-    simulation = simulate(loaded, device=device, engine=engine.value, seed=seed)
-    outputs = loaded.tables.outputs
-    start = time.perf_counter()
+    path = output_path(output, keep=data)
+    infos, outputs = loaded.tables.inputs, loaded.tables.outputs
     with progress_bar("running", quiet=json) as advance:
+        samples = load_data(
+            data,
+            infos,
+            split=split,
+            normalize=parse_normalize(normalize),
+            limit=limit,
+            seed=seed,
+            progress=lambda done, total: advance("reading", done, total),
+        )
+        simulation = simulate(loaded, device=device, engine=engine.value, seed=seed)
+        start = time.perf_counter()
         joined = run_batches(
             simulation, samples, batch, infos, outputs, lambda done, total: advance("running", done, total)
         )
-    seconds = time.perf_counter() - start
-    arrays = {name: value for name, (value, _) in joined.items()}
+        seconds = time.perf_counter() - start
+    # onnxruntime gives texts as Python objects, which a file without pickle does not hold.
+    arrays = {name: value.astype(str) if value.dtype == object else value for name, (value, _) in joined.items()}
     for info in outputs:
         if info.name not in arrays:
             note(f"output {info.name!r} is no tensor and is left out")
-    write_atomically(Path(output), lambda stream: np.savez(stream, allow_pickle=False, **arrays))
+    write_atomically(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
     if json:
         emit_json({"outputs": output, "seconds": seconds, "samples": len(samples), "engine": engine.value})
         return

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from xbarc.cli.arguments import Json, Limit, ModelPath, Normalize, ProgramPath, Seed, Split, parse_normalize
-from xbarc.cli.output import emit_json, say, table
+from xbarc.cli.output import emit_json, progress_bar, say, table
 
 
 def verify(
@@ -25,14 +25,22 @@ def verify(
 
     loaded = load(program)
     inputs = None
-    if data is not None:
-        infos = loaded.tables.inputs
-        samples = load_data(data, infos, split=split, normalize=parse_normalize(normalize), limit=limit, seed=seed)
-        inputs = next(samples.batches(max(len(samples), 1)))
-    report = verify_program(loaded, model, inputs)
+    with progress_bar("verifying", quiet=json) as advance:
+        if data is not None:
+            samples = load_data(
+                data,
+                loaded.tables.inputs,
+                split=split,
+                normalize=parse_normalize(normalize),
+                limit=limit,
+                seed=seed,
+                progress=lambda done, total: advance("reading", done, total),
+            )
+            inputs = next(samples.batches(max(len(samples), 1)))
+        report = verify_program(loaded, model, inputs, seed=seed, progress=advance)
     if json:
         dumped = report.model_dump(mode="json")
-        emit_json({**dumped, "outputs": dumped.pop("per_output")})
+        emit_json({"outputs": dumped.pop("per_output"), **dumped})
     else:
         rows = [
             [

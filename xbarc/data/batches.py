@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwspec.errors import DataError
 from runtime.tables import TensorInfo
 from xbarc.data.load import Dataset
 from xbarc.data.sample_axis import sample_axes
@@ -56,8 +57,17 @@ def run_batches(
     for info, values in zip(outputs, zip(*parts, strict=True), strict=True):
         if all(isinstance(value, np.ndarray) for value in values):
             axis = output_axis(info, [value.shape for value in values], counts, batch)
-            joined[info.name] = np.stack(values) if axis is None else np.concatenate(values, axis), axis
+            joined[info.name] = _joined(info.name, values, axis), axis
     return joined
+
+
+def _joined(name: str, values: Sequence[Array], axis: int | None) -> Array:
+    try:
+        return np.stack(values) if axis is None else np.concatenate(values, axis)
+    except ValueError:
+        shapes = sorted({value.shape for value in values})
+        hint = "its shape depends on the data; take one batch: --batch as large as the number of samples"
+        raise DataError(f"output {name!r}", "must have one shape in all batches", got=shapes, hint=hint) from None
 
 
 def output_axis(

@@ -1,0 +1,330 @@
+"""Read noise by moments: one number drawn for each output, not one for each cell (``physics.md`` section 3).
+
+Volts, siemens, amperes, seconds. Shapes: ``volts (vectors, rows)``, cells ``(rows, cols)``, outputs ``(vectors, cols)``.
+Noise enters before each conversion: every function of columns gives the variance of what one conversion sees.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr
+
+from hwspec.errors import DataError, SpecError
+from runtime.physics.spread import MICRO
+from runtime.quantize import Float64
+
+_PCM_T0 = 20.0
+_PCM_T_READ = 250e-9
+_PCM_G_MAX = 25 * MICRO
+_CMO_T_READ = 1e-6
+
+
+def _cells(subject: str, sigma: npt.ArrayLike) -> Float64:
+    values = np.asarray(sigma, np.float64)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        worst = float(values[~(np.isfinite(values) & (values >= 0))].flat[0])
+        raise SpecError(subject, "must be finite and not negative", got=worst, hint="give siemens")
+    return values
+
+
+def _share(subject: str, value: float, hint: str) -> None:
+    if isinstance(value, bool) or not 0 <= value <= 1:
+        raise SpecError(subject, "must be from 0 to 1", got=value, hint=hint)
+
+
+# Conductances that cannot become negative.
+
+
+def clipped_moments(conductance: npt.ArrayLike, sigma: npt.ArrayLike) -> tuple[Float64, Float64]:
+    """Mean (siemens) and second moment (siemens²) of ``max(G + σ z, 0)``, z standard normal.
+
+    With ``α = G / σ``: mean ``G Φ(α) + σ φ(α)``, second moment ``(G² + σ²) Φ(α) + G σ φ(α)``. The mean is above G: the
+    matrix that the noise is added to must hold it. For the variance use `clipped_variance`, which does not subtract
+    almost equal numbers.
+
+    Parameters
+    ----------
+    conductance, sigma
+        Siemens, shapes that broadcast; ``σ = 0`` is exact.
+
+    Raises
+    ------
+    SpecError
+        If either is negative or not finite.
+    """
+    G, spread, cdf, density = _clipped(conductance, sigma)
+    return G * cdf + spread * density, (G**2 + spread**2) * cdf + G * spread * density
+
+
+def clipped_variance(conductance: npt.ArrayLike, sigma: npt.ArrayLike) -> Float64:
+    """Variance (siemens²) of ``max(G + σ z, 0)``: ``σ² (Φ(α) - d (α + d))`` with ``d = φ(α) - α Φ(-α)``, α = G / σ.
+
+    Derived from `clipped_moments`; σd is what clipping adds to the mean. Parameters and errors are the same.
+    """
+    G, spread, cdf, density = _clipped(conductance, sigma)
+    alpha = _ratio(G, spread)
+    alpha = np.minimum(alpha, 40.0)  # beyond, clipping changes nothing that a float64 could hold
+    added = np.maximum(density - alpha * ndtr(-alpha), 0.0)
+    return spread**2 * (cdf - added * (alpha + added))
+
+
+def _clipped(conductance: npt.ArrayLike, sigma: npt.ArrayLike) -> tuple[Float64, Float64, Float64, Float64]:
+    G, spread = np.broadcast_arrays(_cells("conductance", conductance), _cells("read noise", sigma))
+    alpha = _ratio(G, spread)
+    return G, spread, ndtr(alpha), np.exp(-0.5 * np.minimum(alpha, 40.0) ** 2) / math.sqrt(2 * math.pi)
+
+
+def _ratio(conductance: Float64, sigma: Float64) -> Float64:
+    return np.divide(conductance, sigma, out=np.full(conductance.shape, np.inf), where=sigma > 0)
+
+
+# Variances of columns.
+
+
+def constant_column_variance(volts: Float64, sigma: float) -> Float64:
+    """Variance of column currents when every cell has the noise `sigma` (siemens): ``σ² Σ_i v_i²``.
+
+    All columns have the same: the result is ``(vectors, 1)``, amperes². Needs no matrix product.
+    """
+    (spread,) = _cells("read noise", [sigma])
+    result: Float64 = (volts**2).sum(axis=-1, keepdims=True) * spread**2
+    return result
+
+
+def proportional_column_variance(
+    volts: Float64, share: float, conductance: Float64, attenuation: Float64 | None = None
+) -> Float64:
+    """Variance of column currents when cells have the noise ``share * G``: ``a² (v²) @ (G²)``, amperes².
+
+    Parameters
+    ----------
+    volts
+        ``(vectors, rows)``.
+    share
+        Standard deviation of a cell as a share of its conductance.
+    conductance
+        ``(rows, cols)``, siemens.
+    attenuation
+        As in `column_variance`.
+    """
+    if isinstance(share, bool) or not (math.isfinite(share) and share >= 0):
+        raise SpecError("read noise", "must be finite and not negative", got=share, hint="0.01 is 1 % of G")
+    return share**2 * column_variance(volts, conductance, attenuation)
+
+
+def column_variance(volts: Float64, sigma: Float64, attenuation: Float64 | None = None) -> Float64:
+    """Variance of column currents, amperes²: ``Σ_i v_i² σ_ij²``, with wires ``Σ_i v_i² σ_ij² (W_eff,ji / G_ij)²``.
+
+    Parameters
+    ----------
+    volts
+        ``(vectors, rows)``.
+    sigma
+        Noise of each cell, ``(rows, cols)``, siemens.
+    attenuation
+        What wires leave of each cell's signal, ``(rows, cols)``: `wire_attenuation`, or the root of the squared product
+        of the forward and adjoint device voltages. None is 1, no wires.
+
+    Raises
+    ------
+    SpecError
+        If a noise is negative or not finite.
+    """
+    return volts**2 @ _cell_variance(sigma, attenuation)
+
+
+def pair_variances(
+    volts: Float64,
+    sigma_plus: Float64,
+    sigma_minus: Float64,
+    subtract: Literal["before", "after"],
+    attenuation_plus: Float64 | None = None,
+    attenuation_minus: Float64 | None = None,
+) -> tuple[Float64, ...]:
+    """Variances of what the conversions of differential pairs see, amperes²: one for each conversion.
+
+    Subtracted before the conversion, there is one draw of ``Σ_i v_i² (σ⁺_ij² + σ⁻_ij²)``; after it, there are two, of
+    the plus and of the minus column. A two-phase input draws for each phase, with that phase's voltages.
+
+    Parameters
+    ----------
+    volts
+        ``(vectors, rows)``.
+    sigma_plus, sigma_minus
+        Noise of each cell, ``(rows, cols)``, siemens.
+    subtract
+        Whether the pair is subtracted before or after the conversion.
+    attenuation_plus, attenuation_minus
+        As in `column_variance`.
+    """
+    plus, minus = _cell_variance(sigma_plus, attenuation_plus), _cell_variance(sigma_minus, attenuation_minus)
+    power = volts**2
+    return (power @ (plus + minus),) if subtract == "before" else (power @ plus, power @ minus)
+
+
+def _cell_variance(sigma: Float64, attenuation: Float64 | None) -> Float64:
+    values = _cells("read noise", sigma)
+    if attenuation is not None:
+        values = values * attenuation
+    return values**2
+
+
+def wire_attenuation(effective: Float64, conductance: Float64, at_zero: Float64 | None = None) -> Float64:
+    """How much of a cell's signal wires leave: ``W_eff,ji / G_ij``, ``(..., rows, cols)``.
+
+    Noise is attenuated by the driver's side of the wires and by the sense side, as the signal is.
+
+    Parameters
+    ----------
+    effective
+        ``W_eff (..., cols, rows)``, siemens, ``I = W_eff v``.
+    conductance
+        ``G (..., rows, cols)``, siemens.
+    at_zero
+        The ratio for cells of 0 S, ``(..., rows, cols)``: ``1 / (1 + a + b)`` of the closed form.
+
+    Raises
+    ------
+    DataError
+        If a cell has 0 S and `at_zero` is not given.
+    """
+    zero = conductance == 0
+    if at_zero is None:
+        if zero.any():
+            raise DataError(
+                "wire attenuation", "is undefined for cells of 0 S", hint="give at_zero, 1 / (1 + a + b) of the wires"
+            )
+        at_zero = np.ones(())
+    ratio = np.array(np.broadcast_to(at_zero, conductance.shape), np.float64)
+    return np.divide(np.swapaxes(effective, -1, -2), conductance, out=ratio, where=~zero)
+
+
+def draw_noise(variance: Float64, generator: np.random.Generator, shape: tuple[int, ...] | None = None) -> Float64:
+    """Noise currents of the given variance (amperes²), amperes.
+
+    `shape` is that of the outputs where `variance` only broadcasts to it, as that of `constant_column_variance` does:
+    each column draws its own.
+    """
+    return np.sqrt(variance) * generator.standard_normal(variance.shape if shape is None else shape)
+
+
+# Noise of the named devices.
+
+
+def pcm_read_sigma(conductance: npt.ArrayLike, seconds: float, programmed: npt.ArrayLike | None = None) -> Float64:
+    """1/f read noise of phase-change devices, siemens, `seconds` after programming.
+
+    ``Q G sqrt(ln((t + t0 + tr) / (2 tr)))``, ``Q = min(0.0088 / max(x^0.65, 0.001), 0.2)``, ``x = G / 25 µS``,
+    ``t0 = 20 s``, ``tr = 250 ns``.
+
+    Parameters
+    ----------
+    conductance
+        At the time of the read, siemens.
+    seconds
+        Time since programming.
+    programmed
+        Conductance that gives x; None takes `conductance`.
+
+    References
+    ----------
+    ``physics.md`` section 8; Nandakumar et al., ICECS 2019, as fitted in aihwkit, where x is of the programmed device.
+    """
+    G = _cells("conductance", conductance)
+    x = (G if programmed is None else _cells("conductance", programmed)) / _PCM_G_MAX
+    quality = np.minimum(0.0088 / np.maximum(x**0.65, 0.001), 0.2)
+    _check_time(seconds)
+    return quality * G * math.sqrt(math.log((seconds + _PCM_T0 + _PCM_T_READ) / (2 * _PCM_T_READ)))
+
+
+def cmo_hfox_read_sigma(conductance: npt.ArrayLike, seconds: float) -> Float64:
+    """Read noise of CMO/HfOx devices, siemens, `seconds` after programming.
+
+    ``0.0277 log10(G) sqrt(ln((t + 1 µs) / 2 µs))`` in µS, G in µS. Fitted to 9 to 88.2 µS; the formula is negative
+    below 1 µS, and its root is imaginary before 1 µs: there the noise is 0 (our choice).
+
+    References
+    ----------
+    ``physics.md`` section 8; Lombardo et al., DRC 2024, as fitted in aihwkit.
+    """
+    G = _cells("conductance", conductance)
+    _check_time(seconds)
+    growth = math.sqrt(max(math.log((seconds + _CMO_T_READ) / (2 * _CMO_T_READ)), 0.0))
+    return 0.0277 * MICRO * growth * np.log10(np.maximum(G / MICRO, 1.0))
+
+
+def _check_time(seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise SpecError("time since programming", "must be finite and not negative", got=seconds, hint="give seconds")
+
+
+# Random telegraph noise: a trap that is empty or holds a charge.
+
+
+def telegraph_moments(conductance: npt.ArrayLike, amplitude: float, occupancy: float) -> tuple[Float64, Float64]:
+    """Mean (siemens) and variance (siemens²) of devices with a two-state trap, over the states of the trap.
+
+    A device has its conductance G while the trap is empty and ``G (1 - amplitude)`` while it is occupied: mean
+    ``G (1 - a p)``, variance ``G² a² p (1 - p)``. As with clipping, the matrix must hold the mean.
+
+    Parameters
+    ----------
+    conductance
+        With the trap empty, siemens.
+    amplitude
+        Share a of the conductance that an occupied trap takes.
+    occupancy
+        Share p of the time that the trap is occupied.
+
+    Raises
+    ------
+    SpecError
+        If amplitude or occupancy is not from 0 to 1.
+    """
+    _check_telegraph(amplitude, occupancy)
+    G = _cells("conductance", conductance)
+    return G * (1 - amplitude * occupancy), G**2 * (amplitude**2 * occupancy * (1 - occupancy))
+
+
+def draw_traps(shape: tuple[int, ...], occupancy: float, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Which traps are occupied, one for each cell: the state of slow traps, which hold it over many reads."""
+    _check_telegraph(0.0, occupancy)
+    return generator.random(shape) < occupancy
+
+
+def advance_traps(
+    occupied: npt.NDArray[np.bool_],
+    elapsed: float,
+    correlation_time: float,
+    occupancy: float,
+    generator: np.random.Generator,
+) -> npt.NDArray[np.bool_]:
+    """Which traps are occupied `elapsed` seconds later.
+
+    A two-state Markov process: the chance to be occupied is ``p + (s - p) e^(-elapsed / correlation_time)`` from a
+    state s of 1 or 0, so that the share of occupied traps stays p and the correlation decays exponentially (derived).
+
+    Raises
+    ------
+    SpecError
+        If the time is negative, the correlation time not positive, or the occupancy not from 0 to 1.
+    """
+    _check_telegraph(0.0, occupancy)
+    _check_time(elapsed)
+    if not correlation_time > 0:
+        raise SpecError("correlation time of telegraph noise", "must be positive", got=correlation_time)
+    chance = occupancy + (occupied - occupancy) * math.exp(-elapsed / correlation_time)
+    return generator.random(occupied.shape) < chance
+
+
+def telegraph_conductance(conductance: npt.ArrayLike, amplitude: float, occupied: npt.NDArray[np.bool_]) -> Float64:
+    """Conductance of devices by the state of their traps, siemens: ``G (1 - amplitude)`` where occupied, else G."""
+    _check_telegraph(amplitude, 0.0)
+    return _cells("conductance", conductance) * np.where(occupied, 1.0 - amplitude, 1.0)
+
+
+def _check_telegraph(amplitude: float, occupancy: float) -> None:
+    _share("amplitude of telegraph noise", amplitude, "it is a share of the conductance")
+    _share("occupancy of telegraph noise", occupancy, "it is a share of the time")

@@ -1,0 +1,66 @@
+"""Random number generators keyed by seed, purpose and array, so that no draw depends on another one's order."""
+
+from enum import IntEnum
+
+import numpy as np
+
+from hwspec.errors import DataError
+
+_LARGEST_SEED = (1 << 128) - 1
+_LARGEST_ARRAY = (1 << 32) - 1
+
+
+class Purpose(IntEnum):
+    """What random numbers are drawn for. The values are part of every result: never change or reuse one.
+
+    The first four belong to the chip and are keyed by its seed, the others to `simulate` and its seed.
+    """
+
+    STATES = 1
+    """Failure states of the devices."""
+    SPREAD = 2
+    """Programming spread."""
+    COLUMN_OFFSETS = 3
+    """Gain errors and offsets of readout and converters."""
+    DRIFT = 4
+    """Drift and relaxation trajectories."""
+    PROGRAMMING = 5
+    """Pulses of write-verify, and programming failures."""
+    READ_NOISE = 6
+    """Noise of each read."""
+    TELEGRAPH = 7
+    """States of the traps behind random telegraph noise."""
+
+
+def array_generator(seed: int, purpose: Purpose, array: int) -> np.random.Generator:
+    """A generator for one purpose on one array, independent of every other one.
+
+    What it draws depends on nothing but the three arguments: neither on how many arrays there are, nor on the order in
+    which they are visited. Draw whole arrays from it, ``(rows, cols)`` in physical order, and a cell's number does not
+    depend on the tiles that lie there either.
+
+    The purpose and the array go into the spawn key and not into the entropy, because ``SeedSequence`` pads short
+    entropies with zeros and cuts long ones into words: ``[s, 2]`` and ``[s, 2, 0]`` are the same seed there, and so
+    are ``[1 + 7 * 2**32, 2]`` and ``[1, 7, 2]``.
+
+    Parameters
+    ----------
+    seed
+        Seed of the chip or of the simulation, from 0 to 2^128 - 1.
+    purpose
+        What is drawn.
+    array
+        Index of the physical array, from 0 to 2^32 - 1.
+
+    Raises
+    ------
+    DataError
+        If the seed or the array is no whole number in its range.
+    """
+    for subject, value, largest in (("seed", seed, _LARGEST_SEED), ("array", array, _LARGEST_ARRAY)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise DataError(subject, "must be a whole number", got=value)
+        if not 0 <= value <= largest:
+            raise DataError(subject, f"must be from 0 to 2^{largest.bit_length()} - 1", got=value)
+    sequence = np.random.SeedSequence(int(seed), spawn_key=(int(purpose), int(array)))
+    return np.random.Generator(np.random.PCG64(sequence))

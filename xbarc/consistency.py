@@ -1,0 +1,147 @@
+"""What in a program must be exactly what its model, its spec and its calibration record give."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from compiler.compile import mapping_of
+from compiler.frontend import SourceModel
+from compiler.mapping import LoweredGraph, MatrixLayer
+from compiler.passes.quantize import quantize_layer
+from compiler.passes.ranges import adc_range
+from runtime.program import TileProgram
+from runtime.programming import program_chip
+from runtime.quantize import input_codes
+from runtime.reference import Conversion, Reference
+from runtime.tables import Layer, Loop, Mvm, input_phases
+
+_RELATIVE = 1e-9
+"""How far a range may be off the one found here: the order of additions is not the same on all machines."""
+
+
+def structure_failures(program: TileProgram, source: SourceModel, fresh: LoweredGraph) -> list[str]:
+    """What in the program is not what lowering the model gives, numbers apart; a sentence each.
+
+    Parameters
+    ----------
+    program
+        A sound program (`runtime.check`).
+    source
+        The model to compare with.
+    fresh
+        That model, lowered anew with the program's options.
+    """
+    tables = program.tables
+    if tables.model_sha256 != source.sha256:
+        return ["the model is not the one that the program was compiled from (its hash differs)"]
+    if [layer.name for layer in tables.layers] != [layer.name for layer in fresh.layers]:
+        return ["the program's layers are not those of the model"]
+    failures = []
+    for layer in fresh.layers:
+        row = program.layers[layer.name]
+        told = (row.op, row.initializer, row.groups, row.rows, row.cols)
+        if told != (layer.op, layer.initializer, *layer.weight.shape):
+            failures.append(f"layer {layer.name!r} does not have the model's matrix")
+        elif not np.array_equal(program.weights[layer.name], layer.weight):
+            failures.append(f"layer {layer.name!r} does not carry the model's float weights")
+    if (tables.inputs, tables.outputs, tables.buffers) != (fresh.inputs, fresh.outputs, fresh.buffers):
+        failures.append("the program's inputs, outputs or buffers are not those of the model")
+    if {row.name: row for row in tables.gathers} != {layer.gather.name: layer.gather for layer in fresh.layers}:
+        failures.append("the program gathers inputs otherwise than the model")
+    if {row.name: row for row in tables.scatters} != {layer.scatter.name: layer.scatter for layer in fresh.layers}:
+        failures.append("the program writes results otherwise than the model")
+    steps = tuple(step.layer if isinstance(step, Loop) else step for step in tables.instructions)
+    if steps != fresh.steps or dict(program.segments) != dict(fresh.segments):
+        failures.append("the program's digital segments are not those of the model")
+    loops = {loop.layer: loop for loop in tables.loops}
+    for layer in fresh.layers:
+        failures += _loop_failures(program, layer, loops[layer.name])
+    return [*failures, *_report_failures(program, fresh)]
+
+
+def _loop_failures(program: TileProgram, layer: MatrixLayer, loop: Loop) -> Iterator[str]:
+    """A loop reads and writes the layer's values, drives each tile once in each phase, and adds all of that up."""
+    ends = {(step.op, step.buffer) for step in loop.body if step.op in ("load", "store")}
+    if ends != {("load", layer.source), ("store", layer.target)}:
+        yield f"layer {layer.name!r} reads or writes other values than in the model"
+    held: dict[str, Mvm] = {}
+    added: dict[str, list[tuple[str, str]]] = {}
+    stored: list[tuple[str, str]] = []
+    for step in loop.body:
+        if step.op == "mvm":
+            held[step.into] = step
+        elif step.op == "acc":
+            mvm = held[step.source]
+            added.setdefault(step.into, []).append((mvm.tile, mvm.phase))
+        elif step.op == "store":
+            stored = added[step.source]
+    phases = input_phases(program.spec, program.layers[layer.name].signed)
+    tiles = [tile.name for tile in program.tables.tiles if tile.layer == layer.name]
+    if Counter(stored) != Counter((tile, phase) for tile in tiles for phase in phases):
+        yield f"layer {layer.name!r} does not add up each of its tiles once"
+
+
+def _report_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]:
+    """The counts that the report tells are those of the program."""
+    tables, report, array = program.tables, program.report, program.spec.array
+    for layer, told in zip(tables.layers, report.layers, strict=True):
+        tiles = [tile for tile in tables.tiles if tile.layer == layer.name]
+        arrays = len({tile.array for tile in tiles}) * array.arrays_per_site
+        cells = 2 * layer.groups * layer.rows * layer.cols
+        counted = (layer.op, layer.groups, layer.rows, layer.cols, len(tiles), arrays, cells)
+        if counted != (told.op, told.groups, told.rows, told.cols, told.tiles, told.arrays, told.cells):
+            yield f"the report on layer {layer.name!r} does not count what the program holds"
+    totals, sums = report.totals, report.layers
+    arrays = len({tile.array for tile in tables.tiles}) * array.arrays_per_site
+    counted_all = (len(tables.tiles), arrays, sum(told.cells for told in sums), sum(told.macs for told in sums))
+    if counted_all != (totals.tiles, totals.arrays, totals.cells, totals.mapped_macs):
+        yield "the report's totals are not the sums of its layers"
+    digital = [(node.node, node.op, node.reason) for node in fresh.digital]
+    if [(node.node, node.op, node.reason) for node in report.digital] != digital or totals.nodes != fresh.nodes:
+        yield "the report's digital nodes are not those of the model"
+
+
+def number_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]:
+    """Biases, scales, input and ADC ranges that are not what weights and calibration record give; a sentence each.
+
+    Each of them is part of the bound that a layer's error is held against: a wrong one would loosen the bound with it.
+    """
+    recorded = mapping_of(program)
+    loops = {loop.layer: loop for loop in program.tables.loops}
+    for layer in fresh.layers:
+        row = program.layers[layer.name]
+        if not np.array_equal(program.bias(layer.name), layer.bias):
+            yield f"layer {layer.name!r} does not have the model's bias"
+        wanted = quantize_layer(layer, recorded.statistics[layer.name], program.spec.device.levels)
+        scales = wanted.scale.reshape(-1)
+        tiles = [tensors for name, tensors in program.tile_tensors.items() if program.tiles[name].layer == layer.name]
+        if not all(np.array_equal(tensors.scale, scales[tensors.col_map]) for tensors in tiles):
+            yield f"layer {layer.name!r} has column scales that are not the largest weights of its columns"
+        if (row.full_scale, row.signed) != (wanted.full_scale, wanted.signed):
+            yield f"layer {layer.name!r} has an input range that is not that of its calibration record"
+        if program.spec.periphery.output_code_max is not None:
+            yield from _range_failures(program, row, loops[layer.name])
+
+
+def _range_failures(program: TileProgram, layer: Layer, loop: Loop) -> Iterator[str]:
+    """ADC ranges are those of the calibration vectors, run through the program's own tiles."""
+    code_max = program.spec.periphery.input_code_max(layer.signed)
+    vectors = program.calibration[f"{layer.name}/vectors"].astype(np.float64)
+    codes = input_codes(vectors, layer.full_scale, code_max, layer.signed)
+    seen: list[Conversion] = []
+    reference = Reference(program_chip(program), seen.append)
+    starts: dict[str, slice] = {}
+    wrong = set()
+    for step in loop.body:
+        if step.op == "load":
+            starts[step.into] = slice(step.start, step.stop)
+        elif step.op == "mvm":
+            reference.mvm(layer.name, step, codes[:, starts[step.source]])
+            wanted = adc_range(np.abs(seen.pop().current), program.spec)
+            found = program.tiles[step.tile].adc_range[1 if step.phase == "-" else 0]
+            if abs(found - wanted) > _RELATIVE * wanted:
+                wrong.add(step.tile)
+    if wrong:
+        named = ", ".join(sorted(wrong)[:8])
+        yield f"layer {layer.name!r} has ADC ranges that are not those of its calibration record (tiles {named})"
