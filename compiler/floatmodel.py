@@ -6,9 +6,12 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 
-from hwspec.errors import ModelError
+from hwspec.errors import ModelError, ModelFileError
 from runtime.host import Session
 from runtime.tables import TensorInfo
+
+MAX_DIMENSION = 2**40
+"""What a program's tables hold."""
 
 _NUMPY_OF = {
     "float": "float32",
@@ -64,5 +67,8 @@ def tensor_info(argument: Any) -> TensorInfo:
     if not kind.startswith("tensor("):
         return TensorInfo(name=argument.name, dtype="other", shape=())
     dtype = _NUMPY_OF.get(kind.removeprefix("tensor(").removesuffix(")"), "other")
+    for size in argument.shape:
+        if isinstance(size, int) and size > MAX_DIMENSION:
+            raise ModelFileError(f"value {argument.name!r}", f"must have dimensions up to {MAX_DIMENSION}", got=size)
     shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "?") for size in argument.shape)
     return TensorInfo(name=argument.name, dtype=dtype, shape=shape)

@@ -29,6 +29,9 @@ MAX_TENSOR_ELEMENTS = 2**34
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator domains that onnxruntime implements; domains of model-local functions come on top."""
 
+MAX_NAME = 2048
+"""Letters of a name; passes make longer ones of it."""
+
 _ALWAYS_READ_OPSET = 21
 _ALWAYS_READ_IR = 10
 """The oldest onnxruntime that xbarc allows reads these; only newer models need a question to the installed one."""
@@ -304,15 +307,22 @@ def _check_function_names(function: onnx.FunctionProto, name: str) -> None:
 def _define(value: str, scope: set[str], subject: str) -> None:
     if not value:
         raise ModelFileError(subject, "must have a name")
+    _check_length(value, subject)
     if value in scope:
         raise ModelFileError(subject, "must have a name of its own", got=value)
     scope.add(value)
+
+
+def _check_length(value: str, subject: str) -> None:
+    if len(value) > MAX_NAME:
+        raise ModelFileError(subject, f"must have a name of at most {MAX_NAME} letters", got=value)
 
 
 def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], name: str) -> None:
     own = scopes[-1]
     for index, node in enumerate(nodes):
         subject = f"{name}: node {node.name or f'number {index}'!r} ({node.op_type})"
+        _check_length(node.name, subject[:MAX_NAME])
         if not node.op_type:
             raise ModelFileError(subject, "must name an operator")
         for value in node.input:

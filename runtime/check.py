@@ -226,12 +226,21 @@ def _check_segment(program: TileProgram, host: Host) -> None:
     subject = f"segment {host.segment!r}"
     _require(host.segment in program.segments, subject, "must be in the program", host.segment)
     try:
-        graph = onnx.load_model_from_string(program.segments[host.segment]).graph
+        model = onnx.load_model_from_string(program.segments[host.segment])
     except Exception:  # protobuf's own exception types differ from one of its implementations to the next
         raise ProgramError(subject, "must be an ONNX model") from None
+    graph = model.graph
     for kind, names, values in (("read", host.inputs, graph.input), ("write", host.outputs, graph.output)):
         wanted = tuple(value.name for value in values)
         _require(names == wanted, subject, f"must {kind} {wanted}", names)
+        for value in values:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.shape.SetInParent()  # the checker wants one, segments go without
+    model.ir_version = min(model.ir_version, onnx.IR_VERSION)
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # ValidationError, and ValueError beyond protobuf's limits
+        raise ProgramError(subject, f"must be a valid ONNX model ({str(error).strip().splitlines()[0]})") from None
 
 
 def _all_known(subject: str, names: Iterable[str], known: set[str]) -> None:

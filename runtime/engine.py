@@ -270,13 +270,11 @@ class Engine:
 
     def _batches(self, layer: str, terms: list[tuple[Mvm, Load]], length: int) -> tuple[_Batch, ...]:
         """Group MVMs: those that share a vector side by side, then those of equal shape on top of one another."""
-        by_vector: dict[tuple[Phase, int, int, tuple[int, ...]], list[Mvm]] = {}
-        seen: dict[tuple[str, Phase, int], int] = {}
+        by_vector: dict[tuple[Phase, int, int], list[Mvm]] = {}
         for mvm, load in terms:
-            again = seen[mvm.tile, mvm.phase, load.start] = seen.get((mvm.tile, mvm.phase, load.start), -1) + 1
-            by_vector.setdefault((mvm.phase, load.start, load.stop, (again,)), []).append(mvm)
+            by_vector.setdefault((mvm.phase, load.start, load.stop), []).append(mvm)
         by_shape: dict[tuple[Phase, int, int], list[_Drive]] = {}
-        for (phase, start, stop, _), group in by_vector.items():
+        for (phase, start, stop), group in by_vector.items():
             drive = self._drive(layer, phase, start, group)
             by_shape.setdefault((phase, stop - start, drive.matrix.shape[1]), []).append(drive)
         return tuple(self._batch(drives, length) for drives in by_shape.values())

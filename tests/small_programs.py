@@ -70,6 +70,22 @@ def matmul(rows: int, cols: int, *, seed: int = 0, positive: bool = False) -> Sm
     return one_node("MatMul", weight, (rows,), positive=positive)
 
 
+def two_matmuls() -> SmallModel:
+    """Two layers, one after the other, each a square matrix."""
+    weights = np.random.default_rng(0).standard_normal((2, 6, 6)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w0"], ["h"], "first"),
+            helper.make_node("MatMul", ["h", "w1"], ["y"], "second"),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, f"w{number}") for number, weight in enumerate(weights)],
+    )
+    return SmallModel(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), (6,))
+
+
 @st.composite
 def small_models(draw: st.DrawFn) -> SmallModel:
     """Convolutions of one and two dimensions (groups, depthwise, strides, dilations, padding), their transposes, Gemm,

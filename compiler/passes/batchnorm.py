@@ -74,7 +74,7 @@ def _affine(norm: ir.Node) -> _Affine | None:
     if extra or attribute_int(norm, "training_mode", 0) != 0 or attribute_int(norm, "spatial", 1) != 1:
         return None
     tensors = constant_values(norm.inputs[1:5])
-    if tensors is None or len(tensors) != 4:
+    if tensors is None or len(tensors) != 4 or not all(tensor.dtype.is_floating_point() for tensor in tensors):
         return None
     scale, bias, mean, var = (_double(tensor) for tensor in tensors)
     epsilon = attribute_float(norm, "epsilon", 1e-5)

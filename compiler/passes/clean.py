@@ -124,7 +124,7 @@ class Clean:
 
 def holds_map(kind: onnx.TypeProto) -> bool:
     """Whether a type is a map, or a sequence or option of one: what scikit-learn's classifiers give out."""
-    which = kind.WhichOneof("value")
+    which: str | None = kind.WhichOneof("value")
     if which in ("sequence_type", "optional_type"):
         return holds_map(getattr(kind, which).elem_type)
     return which == "map_type"

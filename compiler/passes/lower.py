@@ -7,12 +7,14 @@ from typing import ClassVar
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from onnx.checker import ValidationError, check_node
+from onnx.onnx_cpp2py_export.checker import CheckerContext
 
 from compiler.floatmodel import FloatModel
 from compiler.mapping import LoweredGraph, Mapping, MatrixLayer
 from compiler.rules import RULES, Graph, Lowered, StaysDigital
 from compiler.segments import Cut, cut_segments, reads
-from hwspec.errors import DataError, ModelFileError, VerificationError
+from hwspec.errors import DataError, ModelFileError, VerificationError, XbarcError
 from runtime.report import DigitalNode
 from runtime.tables import Buffer
 
@@ -51,7 +53,7 @@ class Lower:
         model = mapping.cleaned
         if model is None:
             raise VerificationError("model", "must be cleaned before it is lowered")
-        graph = _graph_view(model)
+        graph, context = _graph_view(model), _checker_context(model)
         _check_digital_names(model, mapping.digital_nodes)
         lowered: dict[str, Lowered] = {}
         digital: list[DigitalNode] = []
@@ -59,7 +61,7 @@ class Lower:
         floats: list[onnx.NodeProto] = []
         for node in model.graph.node:
             try:
-                found = _lower(node, graph, kept=node.name in mapping.digital_nodes)
+                found = _lower(node, graph, context, kept=node.name in mapping.digital_nodes)
             except StaysDigital as reason:
                 digital.append(_digital(node, str(reason), graph.constants))
                 digital.extend(_inner_digital(node, node, set(graph.constants)))
@@ -124,15 +126,30 @@ def _check_digital_names(model: onnx.ModelProto, names: Sequence[str]) -> None:
             raise DataError(f"node {name!r}", "is not in the model", hint=f"nodes that can be mapped: {examples[:400]}")
 
 
-def _lower(node: onnx.NodeProto, graph: Graph, *, kept: bool) -> Lowered:
+def _checker_context(model: onnx.ModelProto) -> CheckerContext:
+    context = CheckerContext()
+    context.ir_version = min(model.ir_version, onnx.IR_VERSION)
+    context.opset_imports = {entry.domain: entry.version for entry in model.opset_import}
+    return context
+
+
+def _lower(node: onnx.NodeProto, graph: Graph, context: CheckerContext, *, kept: bool) -> Lowered:
     if node.domain not in ("", "ai.onnx") or node.op_type not in RULES:
         raise StaysDigital(_REASONS.get(node.op_type, "it is not a weight-stationary operator"))
     if kept:
         raise StaysDigital("kept digital by request")
-    found = RULES[node.op_type](node, graph)
+    subject = f"node {node.name!r} ({node.op_type})"
+    try:
+        check_node(node, context)
+        found = RULES[node.op_type](node, graph)
+    except (ValidationError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, XbarcError):
+            raise
+        reason = " ".join(str(error).split()[:40])
+        raise ModelFileError(subject, f"is malformed ({reason})", hint="check the model with onnx.checker") from error
     if not (np.isfinite(found.weight).all() and np.isfinite(found.bias).all()):
         raise ModelFileError(
-            f"node {node.name!r} ({node.op_type})",
+            subject,
             "must have finite weights, and has NaN or infinite ones",
             hint="train or export the model again",
         )

@@ -43,7 +43,10 @@ def tensor_of(proto: onnx.TensorProto) -> torch.Tensor:
         raise ModelError(f"constant {proto.name!r}", f"is of type {type_name(proto.data_type)}, which torch lacks")
     if proto.data_location == onnx.TensorProto.EXTERNAL:
         raise ModelError(f"constant {proto.name!r}", "lies in another file", hint="load the model with its data")
-    return torch.from_numpy(np.array(numpy_helper.to_array(proto)))
+    try:
+        return torch.from_numpy(np.array(numpy_helper.to_array(proto)))
+    except ValueError as error:
+        raise ModelError(f"constant {proto.name!r}", f"does not hold what its shape says ({error})") from None
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hwspec.errors import SpecError
-from runtime.physics.spread import MICRO, wan2022
+from runtime.physics.spread import MICRO, PCM, wan2022
 from runtime.quantize import Float64
 
 DriftModel = Literal["none", "pcm", "cmo_hfox", "wan2022"]
 
-_PCM_T0 = 20.0
+PCM_T0 = 20.0
 """Seconds between programming and the first read that drift is counted from."""
-_PCM_G_MAX = 25 * MICRO
 _SMALLEST_X = 1e-7
-_CMO_LIMITS = (9 * MICRO, 88.2 * MICRO)
+_CMO_LIMITS = (9e-6, 88.2e-6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,7 @@ class PcmDrift(Trajectory):
     nu: Float64
 
     def _at(self, seconds: float) -> Float64:
-        result: Float64 = self.programmed * ((seconds + _PCM_T0) / _PCM_T0) ** -self.nu
+        result: Float64 = self.programmed * ((seconds + PCM_T0) / PCM_T0) ** -self.nu
         return result
 
 
@@ -130,7 +129,7 @@ def pcm_drift_exponents(target: npt.ArrayLike) -> tuple[Float64, Float64]:
     ----------
     ``physics.md`` section 2; Nandakumar et al., ICECS 2019, as fitted in aihwkit.
     """
-    logarithm = np.log(np.maximum(np.asarray(target, np.float64) / _PCM_G_MAX, _SMALLEST_X))
+    logarithm = np.log(np.maximum(np.asarray(target, np.float64) / PCM.reference, _SMALLEST_X))
     return np.clip(-0.0155 * logarithm + 0.0244, 0.049, 0.1), np.clip(-0.0125 * logarithm - 0.0059, 0.008, 0.045)
 
 

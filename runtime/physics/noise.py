@@ -1,6 +1,7 @@
 """Read noise by moments: one number drawn for each output, not one for each cell (``physics.md`` section 3).
 
-Volts, siemens, amperes, seconds. Shapes: ``volts (vectors, rows)``, cells ``(rows, cols)``, outputs ``(vectors, cols)``.
+Volts, siemens, amperes, seconds. Shapes: voltages ``(vectors, rows)``, cells ``(rows, cols)``, outputs
+``(vectors, cols)``.
 Noise enters before each conversion: every function of columns gives the variance of what one conversion sees.
 """
 
@@ -12,13 +13,14 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from hwspec.errors import DataError, SpecError
-from runtime.physics.spread import MICRO
+from runtime.physics.drift import PCM_T0
+from runtime.physics.spread import MICRO, PCM
 from runtime.quantize import Float64
 
-_PCM_T0 = 20.0
 _PCM_T_READ = 250e-9
-_PCM_G_MAX = 25 * MICRO
 _CMO_T_READ = 1e-6
+_FAR = 40.0
+"""Standard deviations from 0 beyond which clipping changes nothing that a float64 could hold."""
 
 
 def _cells(subject: str, sigma: npt.ArrayLike) -> Float64:
@@ -64,20 +66,22 @@ def clipped_variance(conductance: npt.ArrayLike, sigma: npt.ArrayLike) -> Float6
     Derived from `clipped_moments`; σd is what clipping adds to the mean. Parameters and errors are the same.
     """
     G, spread, cdf, density = _clipped(conductance, sigma)
-    alpha = _ratio(G, spread)
-    alpha = np.minimum(alpha, 40.0)  # beyond, clipping changes nothing that a float64 could hold
+    alpha = np.minimum(_ratio(G, spread), _FAR)
     added = np.maximum(density - alpha * ndtr(-alpha), 0.0)
-    return spread**2 * (cdf - added * (alpha + added))
+    variance: Float64 = spread**2 * (cdf - added * (alpha + added))
+    return variance
 
 
 def _clipped(conductance: npt.ArrayLike, sigma: npt.ArrayLike) -> tuple[Float64, Float64, Float64, Float64]:
     G, spread = np.broadcast_arrays(_cells("conductance", conductance), _cells("read noise", sigma))
     alpha = _ratio(G, spread)
-    return G, spread, ndtr(alpha), np.exp(-0.5 * np.minimum(alpha, 40.0) ** 2) / math.sqrt(2 * math.pi)
+    return G, spread, ndtr(alpha), np.exp(-0.5 * np.minimum(alpha, _FAR) ** 2) / math.sqrt(2 * math.pi)
 
 
 def _ratio(conductance: Float64, sigma: Float64) -> Float64:
-    return np.divide(conductance, sigma, out=np.full(conductance.shape, np.inf), where=sigma > 0)
+    with np.errstate(over="ignore"):  # infinity is the right limit
+        ratio: Float64 = np.divide(conductance, sigma, out=np.full(conductance.shape, np.inf), where=sigma > 0)
+    return ratio
 
 
 # Variances of columns.
@@ -107,11 +111,35 @@ def proportional_column_variance(
     conductance
         ``(rows, cols)``, siemens.
     attenuation
-        As in `column_variance`.
+        As in `cell_variance`.
     """
     if isinstance(share, bool) or not (math.isfinite(share) and share >= 0):
         raise SpecError("read noise", "must be finite and not negative", got=share, hint="0.01 is 1 % of G")
     return share**2 * column_variance(volts, conductance, attenuation)
+
+
+def cell_variance(sigma: Float64, attenuation: Float64 | None = None) -> Float64:
+    """What each cell adds to the variance of its column for 1 V, ``(rows, cols)``, siemens²: ``(σ · attenuation)²``.
+
+    It does not depend on the inputs: where many are read, keep it, and ``volts**2 @ cell_variance`` is the variance.
+
+    Parameters
+    ----------
+    sigma
+        Noise of each cell, ``(rows, cols)``, siemens.
+    attenuation
+        What wires leave of each cell's signal, ``(rows, cols)``: `wire_attenuation`, or better the product of the
+        forward and adjoint device voltages. None is 1, no wires.
+
+    Raises
+    ------
+    SpecError
+        If a noise is negative or not finite.
+    """
+    values = _cells("read noise", sigma)
+    if attenuation is not None:
+        values = values * attenuation
+    return values**2
 
 
 def column_variance(volts: Float64, sigma: Float64, attenuation: Float64 | None = None) -> Float64:
@@ -121,18 +149,10 @@ def column_variance(volts: Float64, sigma: Float64, attenuation: Float64 | None 
     ----------
     volts
         ``(vectors, rows)``.
-    sigma
-        Noise of each cell, ``(rows, cols)``, siemens.
-    attenuation
-        What wires leave of each cell's signal, ``(rows, cols)``: `wire_attenuation`, or the root of the squared product
-        of the forward and adjoint device voltages. None is 1, no wires.
-
-    Raises
-    ------
-    SpecError
-        If a noise is negative or not finite.
+    sigma, attenuation
+        As in `cell_variance`.
     """
-    return volts**2 @ _cell_variance(sigma, attenuation)
+    return volts**2 @ cell_variance(sigma, attenuation)
 
 
 def pair_variances(
@@ -157,18 +177,11 @@ def pair_variances(
     subtract
         Whether the pair is subtracted before or after the conversion.
     attenuation_plus, attenuation_minus
-        As in `column_variance`.
+        As in `cell_variance`.
     """
-    plus, minus = _cell_variance(sigma_plus, attenuation_plus), _cell_variance(sigma_minus, attenuation_minus)
+    plus, minus = cell_variance(sigma_plus, attenuation_plus), cell_variance(sigma_minus, attenuation_minus)
     power = volts**2
     return (power @ (plus + minus),) if subtract == "before" else (power @ plus, power @ minus)
-
-
-def _cell_variance(sigma: Float64, attenuation: Float64 | None) -> Float64:
-    values = _cells("read noise", sigma)
-    if attenuation is not None:
-        values = values * attenuation
-    return values**2
 
 
 def wire_attenuation(effective: Float64, conductance: Float64, at_zero: Float64 | None = None) -> Float64:
@@ -233,10 +246,10 @@ def pcm_read_sigma(conductance: npt.ArrayLike, seconds: float, programmed: npt.A
     ``physics.md`` section 8; Nandakumar et al., ICECS 2019, as fitted in aihwkit, where x is of the programmed device.
     """
     G = _cells("conductance", conductance)
-    x = (G if programmed is None else _cells("conductance", programmed)) / _PCM_G_MAX
+    x = (G if programmed is None else _cells("conductance", programmed)) / PCM.reference
     quality = np.minimum(0.0088 / np.maximum(x**0.65, 0.001), 0.2)
     _check_time(seconds)
-    return quality * G * math.sqrt(math.log((seconds + _PCM_T0 + _PCM_T_READ) / (2 * _PCM_T_READ)))
+    return quality * G * math.sqrt(math.log((seconds + PCM_T0 + _PCM_T_READ) / (2 * _PCM_T_READ)))
 
 
 def cmo_hfox_read_sigma(conductance: npt.ArrayLike, seconds: float) -> Float64:

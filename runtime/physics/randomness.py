@@ -19,13 +19,13 @@ class Purpose(IntEnum):
     STATES = 1
     """Failure states of the devices."""
     SPREAD = 2
-    """Programming spread."""
+    """Programming spread and programming failures."""
     COLUMN_OFFSETS = 3
     """Gain errors and offsets of readout and converters."""
     DRIFT = 4
     """Drift and relaxation trajectories."""
     PROGRAMMING = 5
-    """Pulses of write-verify, and programming failures."""
+    """Pulses of write-verify."""
     READ_NOISE = 6
     """Noise of each read."""
     TELEGRAPH = 7

@@ -86,7 +86,7 @@ class SpreadModel:
 
 
 def _conductance(value: float) -> str:
-    return format_quantity(value, "siemens") if math.isfinite(value) else f"{value} siemens"
+    return format_quantity(float(f"{value:.6g}"), "siemens") if math.isfinite(value) else f"{value} siemens"
 
 
 def _not_negative(subject: str, value: float, hint: str) -> None:
@@ -134,6 +134,10 @@ def lognormal(sigma: float) -> SpreadModel:
     return SpreadModel("lognormal", (sigma,), law="lognormal")
 
 
+def _from_micro(*coefficients: float) -> tuple[float, ...]:
+    return tuple(coefficient * MICRO for coefficient in coefficients)
+
+
 _WAN_2022_FITS = (
     (1.0, (0.348, 16.03, -43.85, 45.39, -16.82)),
     (DAY, (0.701, 22.086, -50.773, 47.095, -16.458)),
@@ -171,25 +175,19 @@ def wan2022(seconds: float = 1.0) -> SpreadModel:
         )
     logarithm = math.log(max(seconds, times[0]))
     fits = np.array([fit for _, fit in _WAN_2022_FITS])
-    coefficients = tuple(float(np.interp(logarithm, np.log(times), fit)) * MICRO for fit in fits.T)
-    return SpreadModel("wan2022", coefficients, reference=40 * MICRO, highest=40 * MICRO)
+    coefficients = [float(np.interp(logarithm, np.log(times), fit)) for fit in fits.T]
+    return SpreadModel("wan2022", _from_micro(*coefficients), reference=40e-6, highest=40e-6)
 
 
-MILO = SpreadModel("milo", (4.782 * MICRO, -0.0091 * MICRO), reference=MICRO, lowest=50 * MICRO, highest=225 * MICRO)
+MILO = SpreadModel("milo", _from_micro(4.782, -0.0091), reference=MICRO, lowest=50e-6, highest=225e-6)
 """``4.782 - 0.0091 G`` µS for 50 to 225 µS: HfO2 RRAM, Milo et al., IRPS 2021, figure 4, as fitted in CrossSim."""
 
-PCM = SpreadModel(
-    "pcm", (0.263 * MICRO, 1.965 * MICRO, -1.173 * MICRO), reference=25 * MICRO, lowest=0.0, highest=25 * MICRO
-)
+PCM = SpreadModel("pcm", _from_micro(0.263, 1.965, -1.173), reference=25e-6, highest=25e-6)
 """``0.263 + 1.965 x - 1.173 x²`` µS, ``x = G / 25 µS``: Nandakumar et al., ICECS 2019, as fitted in aihwkit."""
 
 CMO_HFOX = {
-    0.02: SpreadModel(
-        "cmo-hfox at 2 %", (0.0112 * MICRO, 0.0113 * MICRO), reference=MICRO, lowest=8 * MICRO, highest=90 * MICRO
-    ),
-    0.002: SpreadModel(
-        "cmo-hfox at 0.2 %", (0.00081 * MICRO, 0.00107 * MICRO), reference=MICRO, lowest=8 * MICRO, highest=90 * MICRO
-    ),
+    0.02: SpreadModel("cmo-hfox at 2 %", _from_micro(0.0112, 0.0113), reference=MICRO, lowest=8e-6, highest=90e-6),
+    0.002: SpreadModel("cmo-hfox at 0.2 %", _from_micro(0.00081, 0.00107), reference=MICRO, lowest=8e-6, highest=90e-6),
 }
 """Spread of CMO/HfOx devices by the acceptance range of their programming, a share of the target; 8 to 90 µS."""
 

@@ -295,6 +295,13 @@ def test_conductances_that_are_no_numbers_are_found() -> None:
         verify(broken)
 
 
+def test_layers_are_known_once_the_model_is_lowered() -> None:
+    cleaned = map_small(matmul(3, 3), small_spec(), "clean")
+    verify(cleaned)
+    with pytest.raises(VerificationError, match="must be lowered before later passes run"):
+        _ = cleaned.layers
+
+
 # -- the pipeline -----------------------------------------------------------------------------------------------------
 
 

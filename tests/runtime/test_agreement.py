@@ -18,6 +18,7 @@ from small_programs import (
     small_models,
     small_spec,
     small_specs,
+    two_matmuls,
 )
 
 from hwspec.errors import DataError
@@ -320,6 +321,16 @@ def test_values_that_are_not_finite_are_refused_inside(bad: float) -> None:
         reference.loop(loop, {source: x})
     with pytest.raises(DataError, match=r"layer 'layer'.*finite"):
         engine.loop("layer", {source: torch.from_numpy(x)})
+
+
+def test_layers_follow_one_another() -> None:
+    """What one loop stores the next one loads, rounded to the buffer's type in both."""
+    model = two_matmuls()
+    program = compile_small(model, HardwareSpec.preset("ideal"))
+    x = model.inputs(3)
+    wanted = x.astype(np.float64) @ program.weights["first"][0] @ program.weights["second"][0]
+    for run in (Reference(program_chip(program)), Engine(program_chip(program), dtype=torch.float64)):
+        assert_same_values(run(x)[0], wanted, 1e-6)
 
 
 def test_large_batches_run_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_programs import compile_small, matmul, one_node, small_spec
+from small_programs import compile_small, matmul, one_node, small_spec, two_matmuls
 
 from hwspec.errors import ProgramError
 from runtime.archive import load_program
@@ -324,6 +324,16 @@ def test_a_second_store_into_a_buffer_is_refused(programs: dict[str, TileProgram
     store = next(found for found in next(program.tables.loops).body if isinstance(found, Store))
     with pytest.raises(ProgramError, match="must store into a buffer once"):
         check_program(other_step(10**6, store)(program))
+
+
+def test_a_loop_drives_no_tile_of_another_layer() -> None:
+    program = compile_small(two_matmuls())
+    first, second = program.tables.loops
+    tile = next(found.tile for found in second.body if isinstance(found, Mvm))
+    body = tuple(found.model_copy(update={"tile": tile}) if hasattr(found, "tile") else found for found in first.body)
+    changed = with_tables(program, instructions=(first.model_copy(update={"body": body}), second))
+    with pytest.raises(ProgramError, match="must drive its own tiles"):
+        check_program(changed)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -200,7 +200,7 @@ GOOD = print_listing(PROGRAM.tables).splitlines()
         ("  store", "  store act:y %y scatter=layer.out"),
         ("tile", 'tile name="t0"'),
         ("tile", "tile name=t0"),
-        ("tile", 'tile name="t0" name="t1"'),
+        ("tile", 'tile    name="t0" layer="layer" array=0 row=0 col=0 rows=3 cols=3 array=2'),
         ("tile", 'tile    name="t0" layer="layer" array=0 row=0 col=0 rows=3 cols=3 adc_range=[NaN]'),
         ("tile", 'tile    name="t0" layer="layer" array=0 row=0 col=0 rows=3 cols=3 colour=3'),
         ("tile", 'tile    name="t0" layer="layer" array=-1 row=0 col=0 rows=3 cols=3'),

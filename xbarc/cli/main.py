@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -60,7 +61,10 @@ def main() -> None:
 def _run(arguments: list[str], *, debug: bool) -> int:
     try:
         _bound_memory()
-        result = app(arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")  # those of libraries; xbarc's own are part of what a verb prints
+            result = app(arguments, standalone_mode=False)
         sys.stdout.flush()
     except XbarcError as error:
         return _fail(error, arguments, error.exit_code, debug=debug)
