@@ -20,7 +20,7 @@ from compiler.passes.quantize import Quantize, quantize_layer
 from compiler.passes.ranges import Ranges
 from compiler.pipeline import Outcome, Pass, run_passes
 from compiler.report import build_report
-from hwspec.errors import ModelError
+from hwspec.errors import DataError, ModelError
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
 from runtime.tables import Loop
@@ -52,6 +52,11 @@ class CompileOptions:
     share_arrays: bool = True
     fuse_batchnorm: bool = True
     keep_source: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that no generator takes."""
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise DataError("seed", "must be an integer from 0 up", got=self.seed)
 
 
 def front_end(options: CompileOptions) -> list[Pass]:

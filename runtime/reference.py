@@ -129,4 +129,5 @@ class Reference:
         """Add the bias, and write the results to where their windows belong, in the buffer's own type."""
         program = self._chip.program
         written = scatter_vectors(program.scatters[step.scatter], y, shape, program.bias(layer))
-        buffers[step.buffer] = written.astype(program.dtypes[step.buffer])
+        with np.errstate(over="ignore"):  # a narrow type holds infinity then, as in the engine
+            buffers[step.buffer] = written.astype(program.dtypes[step.buffer])

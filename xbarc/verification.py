@@ -134,8 +134,7 @@ def verify_program(
             passed=False, max_error=float("inf"), bound=BOUND, per_output=(), layers=(), failures=tuple(failures)
         )
     failures += number_failures(program, fresh.lowered)
-    random = random_batches(tables.inputs, tables.seed if seed is None else seed)
-    batches = [inputs] if inputs is not None else [feeds for feeds, _ in islice(random, _RANDOM_SAMPLES)]
+    batches = [inputs] if inputs is not None else _random_inputs(program, tables.seed if seed is None else seed)
     feeds = [bind_inputs(tables.inputs, batch) for batch in batches]
     layers = tuple(_check_layers(program, fresh, feeds, progress))
     outputs = tuple(_check_outputs(program, source, feeds))
@@ -164,6 +163,13 @@ def verify_program(
         layers=layers,
         failures=tuple(failures),
     )
+
+
+def _random_inputs(program: TileProgram, seed: int) -> list[Mapping[str, Any]]:
+    try:
+        return [feeds for feeds, _ in islice(random_batches(program.tables.inputs, seed), _RANDOM_SAMPLES)]
+    except DataError as error:
+        raise DataError(error.subject, error.requirement, hint="give inputs to verify with (--data)") from None
 
 
 def _source(program: TileProgram, model: str | Path | bytes | onnx.ModelProto | None) -> SourceModel:

@@ -364,6 +364,9 @@ def test_many_tiles_are_checked_quickly() -> None:
     """Ten thousand tiles take a fraction of a second; a check that compares each with each would take minutes."""
     program = compile_small(matmul(800, 800))
     assert len(program.tables.tiles) == 10_000
-    start = time.process_time()
-    check_program(program)
-    assert time.process_time() - start < 2
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        check_program(program)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 2

@@ -140,7 +140,7 @@ def tables(draw: st.DrawFn) -> Tables:
     return found
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(tables())
 def test_prints_and_parses_back(given_tables: Tables) -> None:
     text = print_listing(given_tables)

@@ -127,3 +127,9 @@ def test_unknown_engine() -> None:
     program = xbarc.compile(MODEL, spec="ideal")
     with pytest.raises(xbarc.DataError, match="'torch' or 'reference'"):
         xbarc.simulate(program, engine="numpy")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True])
+def test_seed_must_be_an_integer_from_zero_up(seed: object) -> None:
+    with pytest.raises(xbarc.DataError, match="seed must be an integer from 0 up"):
+        xbarc.compile(MODEL, spec="ideal", seed=seed)  # type: ignore[arg-type]

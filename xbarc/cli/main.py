@@ -1,5 +1,6 @@
 """Entry point: registers the verbs, bounds memory, and turns errors into one line and an exit code."""
 
+import logging
 import os
 import sys
 import warnings
@@ -63,7 +64,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         _bound_memory()
         with warnings.catch_warnings():
             if not debug:
-                warnings.simplefilter("ignore")  # those of libraries; xbarc's own are part of what a verb prints
+                _quieten_libraries()
             result = app(arguments, standalone_mode=False)
         sys.stdout.flush()
     except XbarcError as error:
@@ -94,6 +95,13 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         text = f"internal error ({type(error).__name__}: {error}); --debug shows where. Please report it."
         return _fail(error, arguments, 70, debug=debug, text=text)
     return result if isinstance(result, int) else 0
+
+
+def _quieten_libraries() -> None:
+    """Keep what libraries warn of and log from users: xbarc's own warnings are part of what a verb prints."""
+    warnings.simplefilter("ignore")
+    for name in ("onnx_ir", "onnxscript"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 def _fail(error: BaseException, arguments: list[str], code: int, *, debug: bool, text: str = "") -> int:
