@@ -1,5 +1,7 @@
 """A network of ResNet-18's shape and size with random weights, built without a framework."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -33,7 +35,7 @@ class _Builder:
         self.nodes.append(helper.make_node("BatchNormalization", inputs, [f"{name}.out"], f"{name}.bn"))
         return f"{name}.out"
 
-    def node(self, op: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """A node with one output."""
         self.nodes.append(helper.make_node(op, inputs, [f"{name}.out"], name, **attributes))
         return f"{name}.out"

@@ -226,9 +226,8 @@ def _check_tensors(proto: onnx.ModelProto, folder: Path | None, name: str) -> No
         _check_elements(tensor.dims, subject)
         for part in (tensor.values, tensor.indices):
             if has_external_data(part):
-                raise ModelFileError(
-                    subject, "must not keep its data in another file", hint="store it as a dense tensor"
-                )
+                hint = "store it as a dense tensor"
+                raise ModelFileError(subject, "must not keep its data in another file", hint=hint)
             check_tensor(part, subject)
     external: list[tuple[onnx.TensorProto, str]] = []
     for dense_tensor, where in dense:
@@ -240,11 +239,9 @@ def _check_tensors(proto: onnx.ModelProto, folder: Path | None, name: str) -> No
             check_tensor(dense_tensor, subject)
     if external:
         if folder is None:
-            raise ModelFileError(
-                external[0][1],
-                "keeps its data in another file, but the model was given without a folder",
-                hint="give the path of the model file, or load it with its external data",
-            )
+            hint = "give the path of the model file, or load it with its external data"
+            requirement = "keeps its data in another file, but the model was given without a folder"
+            raise ModelFileError(external[0][1], requirement, hint=hint)
         fold_external_data(external, folder, MAX_PROTOBUF_BYTES - _byte_size(proto, name))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -163,15 +164,19 @@ def _initializer_type(model: onnx.ModelProto, generator: Generator) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array.astype(kind), tensor.name))
 
 
+def _float_initializer(model: onnx.ModelProto, generator: Generator) -> TensorProto:
+    tensor: TensorProto = pick(generator, [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT])
+    return tensor
+
+
 def _initializer_values(model: onnx.ModelProto, generator: Generator) -> None:
-    tensor = pick(generator, [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT])
-    array = numpy_helper.to_array(tensor).copy()
+    array = numpy_helper.to_array(tensor := _float_initializer(model, generator)).copy()
     array.reshape(-1)[int(generator.integers(array.size))] = pick(generator, FLOATS)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def _initializer_reshaped(model: onnx.ModelProto, generator: Generator) -> None:
-    tensor = pick(generator, model.graph.initializer)
+    tensor = _float_initializer(model, generator)
     array = numpy_helper.to_array(tensor)
     array = pick(generator, (array.reshape(-1), array[None], array.T, array[:0], array[..., None]))
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
@@ -228,7 +233,7 @@ def _inserted(model: onnx.ModelProto, nodes: list[onnx.NodeProto], last: str) ->
 
 
 def _generator_node(model: onnx.ModelProto, generator: Generator) -> str:
-    size = pick(generator, (2**20, 2**28, 2**33, 2**62, -5))
+    size = pick(generator, (2**20, 2**25, 2**33, 2**62, -5))
     shape = numpy_helper.from_array(np.array([size], np.int64), "hostile.size")
     one = numpy_helper.from_array(np.array(1, np.int64), "hostile.one")
     zero = numpy_helper.from_array(np.array(0, np.int64), "hostile.zero")
@@ -396,6 +401,8 @@ def mutate_program(data: bytes, generator: Generator) -> tuple[bytes, str, bool]
     members = members_of(data)
     name = _member(members, generator)
     content, how = _mutate_member(name, members[name], generator)
+    if content == members[name]:
+        return data, "nothing", False
     sealed = generator.random() < 0.85
     hashes = None if sealed else {key: hashlib.sha256(value).hexdigest() for key, value in members.items()}
     members[name] = content
@@ -425,7 +432,7 @@ def _mutate_zip(data: bytes, generator: Generator) -> tuple[bytes, str]:
     elif kind == "extra":
         members.append((pick(generator, ("extra.txt", "segments/more.onnx", "../../x")), b"text"))
     elif kind == "swap":
-        other = int(generator.integers(len(members)))
+        other = (at + 1) % len(members)
         members[at], members[other] = (members[at][0], members[other][1]), (members[other][0], members[at][1])
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in members_of(data).items()}
         return seal(members, hashes=hashes), f"zip {kind}"
@@ -434,8 +441,6 @@ def _mutate_zip(data: bytes, generator: Generator) -> tuple[bytes, str]:
     elif kind == "suffix":
         return data + b"more", f"zip {kind}"
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in members_of(data).items()}
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name twice
         return seal(members, hashes=hashes, compress=kind == "compress"), f"zip {kind}"

@@ -18,7 +18,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 RUN_TIME_ONLY = ("runtime.engine", "runtime.train", "runtime.sweep")
 """Rooms of the runtime that the compiler never needs."""
-LIGHT = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "scipy", "networkx", "pint", "pydantic", "numpy")
+LIGHT = (
+    "torch",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "onnxruntime",
+    "scipy",
+    "networkx",
+    "numba",
+    "pint",
+    "pydantic",
+    "numpy",
+)
 """What `import xbarc` leaves to those who use it."""
 ROOMS = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
 LONGEST = 400

@@ -34,7 +34,8 @@ Refusal = Callable[["HostNode"], str]
 
 def type_name(elem_type: int) -> str:
     """The name of an ONNX element type, e.g. ``FLOAT8E4M3FN``."""
-    return str(onnx.TensorProto.DataType.Name(elem_type))
+    known = elem_type in onnx.TensorProto.DataType.values()
+    return str(onnx.TensorProto.DataType.Name(elem_type)) if known else f"number {elem_type}"
 
 
 def tensor_of(proto: onnx.TensorProto) -> torch.Tensor:
