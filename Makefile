@@ -28,6 +28,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.compile_resnet18
+	$(BIN)/python -m benchmarks.wires
 
 docs: $(VENV)/.installed
 	$(BIN)/xbarc ops --markdown > docs/supported-ops.md

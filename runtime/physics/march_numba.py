@@ -1,105 +1,22 @@
 """The column march of `runtime.physics.march` as compiled loops, with its exact gradient (``physics.md`` section 4).
 
-Arrays are indexed column first, ``(N, M)``: one bit line lies in neighbouring words of memory. Every function here takes
-contiguous float64 arrays and trusts them. The interpreter lock is released, so threads may share a batch.
+Arrays are indexed column first, ``(N, M)``: one bit line lies in neighbouring words of memory. Every function here
+takes contiguous float64 arrays and trusts them. The interpreter lock is released, so threads may share a batch.
 """
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from runtime.physics.compiled_numba import Float64, Ints, compiled, divide, factor
 from runtime.physics.march import GROWTH, LEAK
 
-Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 U, J, F = 0, 1, 2  # word-line voltages, currents, and the currents or voltages of the bit line being solved
 U_BAR, J_BAR, F_BAR = 3, 4, 5  # their adjoints
 
 
-def _compiled(*fast: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Compile to machine code that is kept on disk between processes; `fast` names the liberties with arithmetic."""
-
-    def compiled(function: Callable[P, R]) -> Callable[P, R]:
-        made: Callable[P, R] = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(fast))(function)
-        return made
-
-    return compiled
-
-
-@_compiled("contract")
-def _factor(a: Float64, swaps: npt.NDArray[np.int64]) -> None:
-    """LU factors of ``a (M, M)`` in place, rows pivoted; four pivots update the rest at once."""
-    m = a.shape[0]
-    for k0 in range(0, m, 4):
-        k1 = min(k0 + 4, m)
-        for k in range(k0, k1):
-            best, at = abs(a[k, k]), k
-            for i in range(k + 1, m):
-                if abs(a[i, k]) > best:
-                    best, at = abs(a[i, k]), i
-            swaps[k] = at
-            if at != k:
-                for c in range(m):
-                    a[k, c], a[at, c] = a[at, c], a[k, c]
-            inverse = 1.0 / a[k, k]
-            for i in range(k + 1, m):
-                factor = a[i, k] * inverse
-                a[i, k] = factor
-                for c in range(k + 1, k1):
-                    a[i, c] -= factor * a[k, c]
-        for k in range(k0, k1 - 1):
-            for i in range(k + 1, k1):
-                factor = a[i, k]
-                for c in range(k1, m):
-                    a[i, c] -= factor * a[k, c]
-        if k1 - k0 == 4:
-            for i in range(k1, m):
-                f0, f1, f2, f3 = a[i, k0], a[i, k0 + 1], a[i, k0 + 2], a[i, k0 + 3]
-                for c in range(k1, m):
-                    a[i, c] -= f0 * a[k0, c] + f1 * a[k0 + 1, c] + f2 * a[k0 + 2, c] + f3 * a[k0 + 3, c]
-
-
-@_compiled("contract")
-def _divide(b: Float64, lu: Float64, swaps: npt.NDArray[np.int64]) -> None:
-    """``b (R, M) <- b A^-1`` in place, from the LU factors of A."""
-    m = lu.shape[0]
-    whole = m - m % 4
-    for r in range(b.shape[0]):
-        for k0 in range(0, whole, 4):
-            for k in range(k0, k0 + 4):
-                b[r, k] /= lu[k, k]
-                for c in range(k + 1, k0 + 4):
-                    b[r, c] -= b[r, k] * lu[k, c]
-            b0, b1, b2, b3 = b[r, k0], b[r, k0 + 1], b[r, k0 + 2], b[r, k0 + 3]
-            for c in range(k0 + 4, m):
-                b[r, c] -= b0 * lu[k0, c] + b1 * lu[k0 + 1, c] + b2 * lu[k0 + 2, c] + b3 * lu[k0 + 3, c]
-        for k in range(whole, m):
-            b[r, k] /= lu[k, k]
-            for c in range(k + 1, m):
-                b[r, c] -= b[r, k] * lu[k, c]
-        for k in range(m - 1, whole - 1, -1):
-            for c in range(k):
-                b[r, c] -= b[r, k] * lu[k, c]
-        for k0 in range(whole - 4, -1, -4):
-            for k in range(k0 + 3, k0, -1):
-                for c in range(k0, k):
-                    b[r, c] -= b[r, k] * lu[k, c]
-            b0, b1, b2, b3 = b[r, k0], b[r, k0 + 1], b[r, k0 + 2], b[r, k0 + 3]
-            for c in range(k0):
-                b[r, c] -= b0 * lu[k0, c] + b1 * lu[k0 + 1, c] + b2 * lu[k0 + 2, c] + b3 * lu[k0 + 3, c]
-        for k in range(m - 1, -1, -1):
-            at = swaps[k]
-            if at != k:
-                b[r, k], b[r, at] = b[r, at], b[r, k]
-
-
-@_compiled("contract")
+@compiled("contract")
 def _tridiagonal(g: Float64, rb: Float64, keep: Float64, drop: Float64) -> None:
     """The factors of every bit line (``march.bit_line_factors``)."""
     n, m = g.shape
@@ -119,7 +36,7 @@ def _tridiagonal(g: Float64, rb: Float64, keep: Float64, drop: Float64) -> None:
                 s = 0.0
 
 
-@_compiled("contract")
+@compiled("contract")
 def _restarts(g: Float64, rw: Float64, restarts: Bools) -> None:
     """After which columns to restart from the identity (``march.restarts``)."""
     n, m = g.shape
@@ -143,7 +60,7 @@ def _restarts(g: Float64, rw: Float64, restarts: Bools) -> None:
             bound = 1.0
 
 
-@_compiled("contract")
+@compiled("contract")
 def _leaks(g: Float64) -> Float64:
     """Conductances that pin hanging parts of word lines (``march.line_leaks``)."""
     n, m = g.shape
@@ -157,11 +74,14 @@ def _leaks(g: Float64) -> Float64:
     return leak
 
 
-@_compiled("contract")
+@compiled("contract")
 def _columns(
-    g: Float64, keep: Float64, drop: Float64, rw: Float64, s: Float64, o: Float64, first: int, last: int
+    g: Float64, keep: Float64, drop: Float64, rw: Float64, s: Float64, o: Float64, first: int, last: int, stop: bool
 ) -> None:
-    """March through columns ``first`` down to ``last``: s (M + 1, 3, M) holds U, J and F, its last line zero."""
+    """March through columns ``first`` down to ``last``, and where told to stop, not over the segments left of that one.
+
+    s (M + 1, 3, M) holds U, J and F, its last line zero.
+    """
     m = g.shape[1]
     for j in range(first, last - 1, -1):
         gi = g[j, 0]
@@ -179,7 +99,7 @@ def _columns(
             gi = g[j, i]
             t = keep[j, i]
             d = drop[j, i]
-            r = rw[j, i]
+            r = 0.0 if stop and j == last else rw[j, i]
             for k in range(m):
                 y = d * s[i, F, k] + t * s[i + 1, F, k]
                 s[i, F, k] = y
@@ -188,7 +108,7 @@ def _columns(
                 s[i, U, k] += r * current
 
 
-@_compiled("contract")
+@compiled("contract")
 def _basis(s: Float64, r: Float64, leak: Float64, scale: Float64) -> Float64:
     """Word-line voltages left of a column, as rows scaled to a largest entry of one; an open line gives its current."""
     m = r.shape[0]
@@ -205,79 +125,96 @@ def _basis(s: Float64, r: Float64, leak: Float64, scale: Float64) -> Float64:
     return basis
 
 
-@_compiled("contract")
+@compiled("contract")
 def _march(
-    g: Float64, rw: Float64, rb: Float64, out: Float64, restarts: Bools, tape: Float64, broken: Float64
+    g: Float64, rw: Float64, rb: Float64, out: Float64, restarts: Bools, before: Float64, after: Float64
 ) -> None:
     """One array: out (N, M) becomes its matrix.
 
-    With a tape (restarts, 2, M, M), U and J before each restart are kept for the gradient; where word lines are open,
-    `broken` (restarts, M + N, M) takes J and O after it, with the columns that no longer count.
+    `before` (restarts, 2, M, M) takes U and J before each restart, and `after` (restarts, M + N, M) takes J (but at
+    column 0) and O after it, with the columns that open lines then drop: what the gradient needs. Empty: not kept.
     """
     n, m = g.shape
     keep, drop = np.empty((n, m)), np.empty((n, m))
     _tridiagonal(g, rb, keep, drop)
-    closed = np.zeros((n, m))
     leak = _leaks(g)
     s = np.zeros((m + 1, 3, m))
-    for i in range(m):
-        s[i, U, i] = 1.0
-    swaps = np.empty(m, np.int64)
-    scale = np.empty(m)
-    rows = np.empty((m, m))
+    swaps, scale = np.empty(m, np.int64), np.empty(m)
+    rows = np.zeros((m, m))
+    _restart(s, rows)
     count = 0
     first = n - 1
     for last in range(n - 1, -1, -1):
-        if not restarts[last]:
+        if not (restarts[last] or last == 0):
             continue
-        _columns(g, keep, drop, rw, s, out, first, last + 1)
-        _columns(g, keep, drop, closed, s, out, last, last)
+        _columns(g, keep, drop, rw, s, out, first, last, restarts[last])
+        if not restarts[last]:
+            return
         first = last - 1
-        if tape.shape[0]:
-            tape[count] = s[:m, :J + 1].copy().transpose(1, 0, 2)
         basis = _basis(s, rw[last], leak, scale)
-        _factor(basis, swaps)
+        factor(basis, swaps)
         right = out[last:]
-        _divide(right, basis, swaps)
-        for j in range(right.shape[0]):
-            for k in range(m):
-                right[j, k] *= scale[k]
-        if last or broken.shape[0]:
-            for i in range(m):
-                for k in range(m):
-                    rows[i, k] = s[i, J, k]
-            _divide(rows, basis, swaps)
-            for i in range(m):
-                for k in range(m):
-                    rows[i, k] *= scale[k]
-        if broken.shape[0]:
-            broken[count, :m] = rows
-            broken[count, m + last :] = right
-        for k in range(m):
-            if rw[last, k] == np.inf:
-                right[:, k] = 0.0
-                rows[:, k] = 0.0
-        for i in range(m):
-            for k in range(m):
-                s[i, U, k] = 1.0 if i == k else 0.0
-                s[i, J, k] = rows[i, k]
+        _divide_scaled(right, basis, swaps, scale)
+        if before.shape[0]:
+            _copy(before[count, 0], s[:m, U])
+            _copy(before[count, 1], s[:m, J])
+            _copy(after[count, m + last :], right)
+        _drop_columns(right, rw[last])
+        if last:
+            _copy(rows, s[:m, J])
+            _divide_scaled(rows, basis, swaps, scale)
+            if before.shape[0]:
+                _copy(after[count, :m], rows)
+            _drop_columns(rows, rw[last])
+            _restart(s, rows)
         count += 1
-    if first >= 0:
-        _columns(g, keep, drop, rw, s, out, first, 0)
 
 
-@_compiled("contract")
+@compiled("contract")
+def _restart(s: Float64, currents: Float64) -> None:
+    """Let the voltages be the basis again, and the currents these."""
+    for i in range(currents.shape[0]):
+        for k in range(currents.shape[1]):
+            s[i, U, k] = 1.0 if i == k else 0.0
+            s[i, J, k] = currents[i, k]
+
+
+@compiled("contract")
+def _copy(into: Float64, rows: Float64) -> None:
+    for i in range(rows.shape[0]):
+        for k in range(rows.shape[1]):
+            into[i, k] = rows[i, k]
+
+
+@compiled("contract")
+def _drop_columns(rows: Float64, r: Float64) -> None:
+    """Zero the columns of open lines: what lies left of the break has no effect beyond it."""
+    for k in range(rows.shape[1]):
+        if r[k] == np.inf:
+            for i in range(rows.shape[0]):
+                rows[i, k] = 0.0
+
+
+@compiled("contract")
+def _divide_scaled(b: Float64, lu: Float64, swaps: Ints, scale: Float64) -> None:
+    """``b <- b A^-1`` for an A whose rows were multiplied with `scale` before it was factored."""
+    divide(b, lu, swaps)
+    for r in range(b.shape[0]):
+        for k in range(b.shape[1]):
+            b[r, k] *= scale[k]
+
+
+@compiled("contract")
 def march_all(g: Float64, rw: Float64, rb: Float64, out: Float64) -> None:
     """Matrices of a batch: g, rw, rb (B, N, M) and out (B, N, M), resistances with driver and sense included."""
     restarts = np.empty(g.shape[1], np.bool_)
-    tape = np.empty((0, 2, 0, 0))
-    broken = np.empty((0, 0, 0))
+    before, after = np.empty((0, 2, 0, 0)), np.empty((0, 0, 0))
     for b in range(g.shape[0]):
         _restarts(g[b], rw[b], restarts)
-        _march(g[b], rw[b], rb[b], out[b], restarts, tape, broken)
+        _march(g[b], rw[b], rb[b], out[b], restarts, before, after)
 
 
-@_compiled("contract", "reassoc")
+@compiled("contract", "reassoc")
 def _reverse_column(
     j: int,
     g: Float64,
@@ -328,10 +265,8 @@ def _reverse_column(
             rb_bar[j, i] = -total
 
 
-@_compiled("contract", "reassoc")
-def _reverse_segments(
-    j: int, rw: Float64, s: Float64, rw_bar: Float64
-) -> None:
+@compiled("contract", "reassoc")
+def _reverse_segments(j: int, rw: Float64, s: Float64, rw_bar: Float64) -> None:
     """Undo the word-line segments left of column j, where the march did not restart."""
     m = rw.shape[1]
     for i in range(m):
@@ -344,13 +279,13 @@ def _reverse_segments(
         rw_bar[j, i] = total
 
 
-@_compiled("contract")
+@compiled("contract")
 def _reverse_restart(
     j: int,
     rw: Float64,
     leak: Float64,
-    saved: Float64,
-    broken: Float64,
+    before: Float64,
+    after: Float64,
     s: Float64,
     o_bar: Float64,
     rw_bar: Float64,
@@ -358,37 +293,35 @@ def _reverse_restart(
     """Undo the segments left of column j and the restart after them: right-multiply the adjoints by ``basis^-T``."""
     m = rw.shape[1]
     n = rw.shape[0]
-    for i in range(m):
-        if rw[j, i] == np.inf:
-            # The voltage beyond the break is fixed by its current being zero: what the restart took for known was not.
-            for k in range(m):
-                s[i, U_BAR, k] = 0.0
-            for a in range(m):
-                for k in range(m):
-                    s[i, U_BAR, k] -= broken[a, i] * s[a, J_BAR, k]
-            for a in range(j, n):
-                for k in range(m):
-                    s[i, U_BAR, k] -= broken[m + a, i] * o_bar[a, k]
-    for i in range(m):
-        s[i, U] = saved[0, i]
-        s[i, J] = saved[1, i]
-    scale = np.empty(m)
-    basis = _basis(s, rw[j], leak, scale).T.copy()
-    for k in range(m):
-        if rw[j, k] == np.inf:
-            scale[k] = 0.0
-    swaps = np.empty(m, np.int64)
-    _factor(basis, swaps)
     rest = n - j
     rows = np.empty((2 * m + rest, m))
+    _copy(rows[m : 2 * m], s[:m, J_BAR])
+    _copy(rows[2 * m :], o_bar[j:])
+    # The adjoint of the voltages follows from the others, since a change of basis changes nothing. Marching it on from
+    # the left instead would let its errors grow as the voltages do, and does not know what hangs beyond an open line.
     for i in range(m):
-        rows[i] = s[i, U_BAR] * scale
-        rows[m + i] = s[i, J_BAR] * scale
-    for a in range(rest):
-        rows[2 * m + a] = o_bar[j + a] * scale
-    _divide(rows, basis, swaps)
-    for a in range(rest):
-        o_bar[j + a] = rows[2 * m + a]
+        for k in range(m):
+            rows[i, k] = 0.0
+        if j:
+            for a in range(m):
+                share = after[a, i]
+                for k in range(m):
+                    rows[i, k] -= share * rows[m + a, k]
+        for a in range(rest):
+            share = after[m + j + a, i]
+            for k in range(m):
+                rows[i, k] -= share * rows[2 * m + a, k]
+    _copy(s[:m, U], before[0])
+    _copy(s[:m, J], before[1])
+    scale = np.empty(m)
+    basis = _basis(s, rw[j], leak, scale).T.copy()
+    for i in range(rows.shape[0]):
+        for k in range(m):
+            rows[i, k] *= scale[k] if rw[j, k] < np.inf else 0.0
+    swaps = np.empty(m, np.int64)
+    factor(basis, swaps)
+    divide(rows, basis, swaps)
+    _copy(o_bar[j:], rows[2 * m :])
     for i in range(m):
         r = rw[j, i]
         total = 0.0
@@ -404,7 +337,7 @@ def _reverse_restart(
         rw_bar[j, i] = total
 
 
-@_compiled("contract")
+@compiled("contract")
 def gradient_all(
     g: Float64,
     rw: Float64,
@@ -424,22 +357,16 @@ def gradient_all(
         _restarts(g[b], rw[b], restarts)
         restarts[0] = True
         count = restarts.sum()
-        tape = np.empty((count, 2, m, m))
-        broken = np.empty((count if (rw[b] == np.inf).any() else 0, m + n, m))
-        _march(g[b], rw[b], rb[b], out, restarts, tape, broken)
+        before, after = np.empty((count, 2, m, m)), np.empty((count, m + n, m))
+        _march(g[b], rw[b], rb[b], out, restarts, before, after)
         leak = _leaks(g[b])
         _tridiagonal(g[b], rb[b], keep, drop)
         o_bar = out_bar[b].copy()
         s = np.zeros((m + 1, 6, m))
         for j in range(n):
-            for i in range(m):
-                for k in range(m):
-                    s[i, U_BAR, k] -= out[j, i] * o_bar[j, k]
-        for j in range(n):
             if restarts[j]:
                 count -= 1
-                column = broken[count] if broken.shape[0] else tape[count, 0]
-                _reverse_restart(j, rw[b], leak, tape[count], column, s, o_bar, rw_bar[b])
+                _reverse_restart(j, rw[b], leak, before[count], after[count], s, o_bar, rw_bar[b])
             else:
                 _reverse_segments(j, rw[b], s, rw_bar[b])
             _reverse_column(j, g[b], keep, drop, s, o_bar, g_bar[b], rb_bar[b], want_rb)

@@ -1,5 +1,6 @@
 """Entry point: registers the verbs, bounds memory, and turns errors into one line and an exit code."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -13,6 +14,9 @@ from xbarc.cli import compile as compile_verb
 from xbarc.cli import eval as eval_verb
 from xbarc.cli import inspect, ops, remap, run, spec, verify
 from xbarc.cli.output import emit_json, say
+
+_INTERRUPTED = 130
+_NO_MEMORY = "not enough memory; take a smaller --batch, or let XBARC_MEMORY_GIB be larger"
 
 app = typer.Typer(
     name="xbarc",
@@ -65,19 +69,20 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         with warnings.catch_warnings():
             if not debug:
                 _quieten_libraries()
-            result = app(arguments, standalone_mode=False)
+            result = app(arguments, prog_name="xbarc", standalone_mode=False)
         sys.stdout.flush()
     except XbarcError as error:
         return _fail(error, arguments, error.exit_code, debug=debug)
     except MemoryError as error:
-        return _fail(error, arguments, 2, debug=debug, text="not enough memory; XBARC_MEMORY_GIB sets how much is used")
+        return _fail(error, arguments, 2, debug=debug, text=_NO_MEMORY)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone: nothing more to say, and nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # what a shell makes of SIGPIPE
+        return _unread()
+    except SystemExit as stop:
+        # The command-line library ends with 1 of its own where whoever read our output has gone.
+        return _unread() if stop.code == 1 else stop.code if isinstance(stop.code, int) else 0
     except OSError as error:
         subject = f"{error.filename} cannot be used" if error.filename else "reading or writing failed"
         return _fail(error, arguments, 2, debug=debug, text=f"{subject} ({error.strerror or error})")
@@ -89,12 +94,24 @@ def _run(arguments: list[str], *, debug: bool) -> int:
                 _emit_error("UsageError", message.splitlines()[0] if message else "a verb must be given", 2)
             shown()
             return int(getattr(error, "exit_code", 2))
-        if type(error).__name__ == "Abort":  # ctrl-C
-            print("interrupted", file=sys.stderr)
-            return 130
+        if "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":  # torch's own words for it
+            return _fail(error, arguments, 2, debug=debug, text=_NO_MEMORY)
         text = f"internal error ({type(error).__name__}: {error}); --debug shows where. Please report it."
         return _fail(error, arguments, 70, debug=debug, text=text)
+    if result == _INTERRUPTED:  # the command-line library's word for ctrl-C
+        print("interrupted", file=sys.stderr)
     return result if isinstance(result, int) else 0
+
+
+def _unread() -> int:
+    """The exit code when whoever read our output has gone: nothing more to say, and nowhere to say it."""
+    _drop_output()
+    return 128 + 13  # what a shell makes of SIGPIPE
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to standard output go nowhere, or Python would fail on it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _quieten_libraries() -> None:
@@ -109,7 +126,12 @@ def _fail(error: BaseException, arguments: list[str], code: int, *, debug: bool,
         raise error
     message = text or str(error)
     if "--json" in arguments:
-        _emit_error(type(error).__name__, message, code)
+        with contextlib.suppress(OSError):  # the error may be that output cannot be written
+            _emit_error(type(error).__name__, message, code)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
     print(f"error: {message}", file=sys.stderr)
     return code
 

@@ -45,8 +45,9 @@ def check(spec: str, json: Json = False) -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(json: Json = False) -> None:
     """Print the JSON Schema of spec files."""
+    del json  # it is JSON in any case
     from hwspec.spec import HardwareSpec
 
     emit_json(HardwareSpec.model_json_schema())
@@ -61,5 +62,8 @@ def diff(first: str, second: str, json: Json = False) -> None:
     changed = {name: (sides[0][name], sides[1][name]) for name in sides[0] if sides[0][name] != sides[1][name]}
     if json:
         emit_json({"differences": {name: list(values) for name, values in changed.items()}})
+        return
+    if not changed:
+        say("no differences")
         return
     table(["field", first, second], [[name, str(a), str(b)] for name, (a, b) in changed.items()])

@@ -151,6 +151,8 @@ def load_data(
         near = difflib.get_close_matches(str(source), BUILT_IN, n=1)
         hint = f"did you mean the built-in set '{near[0]}'?" if near else ""
         raise DataError("data", "must be a file, a folder or a built-in set", got=str(source), hint=hint)
+    if not (path.is_dir() or path.is_file()):
+        raise DataError(f"data '{path}'", "must be a regular file or a folder")  # a pipe would be waited for
     if path.is_dir() or path.suffix.lower() == ".zip":
         return _images(path, inputs, split, normalize, limit, seed, progress)
     _refuse_image_options(split, normalize, f"'{path}'")
