@@ -81,6 +81,16 @@ def fold_windows(scatter: Scatter, space: tuple[int, ...]) -> Windows:
     return Windows(tuple(pads), tuple(out))
 
 
+def fold_canvas(scatter: Scatter, space: tuple[int, ...], windows: Windows) -> list[int]:
+    """Spatial shape that holds every patch of a fold, and everything that is cropped out of it."""
+    return [
+        max(s * (n - 1) + d * (k - 1) + 1, begin + out)
+        for s, n, d, k, (begin, _), out in zip(
+            scatter.strides, space, scatter.dilations, scatter.kernel, windows.pads, windows.out, strict=True
+        )
+    ]
+
+
 def window_shape(gather: Gather, shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of the windows that an input of this shape has: (batch, *output space), or the leading axes of vectors.
 
@@ -152,12 +162,7 @@ def scatter_vectors(scatter: Scatter, y: Array, shape: tuple[int, ...], bias: Ar
         return np.ascontiguousarray(np.moveaxis((y + bias).reshape(*shape, scatter.channels), -1, 1))
     batch, space = shape[0], shape[1:]
     windows = fold_windows(scatter, space)
-    canvas_shape = [
-        max(s * (n - 1) + d * (k - 1) + 1, begin + out)
-        for s, n, d, k, (begin, _), out in zip(
-            scatter.strides, space, scatter.dilations, scatter.kernel, windows.pads, windows.out, strict=True
-        )
-    ]
+    canvas_shape = fold_canvas(scatter, space, windows)
     per_group = scatter.channels // scatter.groups
     patches = y.reshape(batch, *space, scatter.groups, *scatter.kernel, per_group)
     canvas = np.zeros((batch, *canvas_shape, scatter.groups, per_group), dtype=y.dtype)

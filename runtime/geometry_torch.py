@@ -6,7 +6,7 @@ from math import prod
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.geometry import conv_windows, fold_windows
+from runtime.geometry import conv_windows, fold_canvas, fold_windows
 from runtime.tables import Gather, Scatter
 
 
@@ -51,12 +51,7 @@ def scatter_vectors(scatter: Scatter, y: Tensor, shape: tuple[int, ...], bias: T
         return (y + bias).reshape(*shape, scatter.channels).movedim(-1, 1)
     batch, space = shape[0], shape[1:]
     windows = fold_windows(scatter, space)
-    canvas_shape = [
-        max(s * (n - 1) + d * (k - 1) + 1, begin + out)
-        for s, n, d, k, (begin, _), out in zip(
-            scatter.strides, space, scatter.dilations, scatter.kernel, windows.pads, windows.out, strict=True
-        )
-    ]
+    canvas_shape = fold_canvas(scatter, space, windows)
     per_group = scatter.channels // scatter.groups
     patches = y.reshape(batch, *space, scatter.groups, prod(scatter.kernel), per_group)
     canvas = y.new_zeros(batch, *canvas_shape, scatter.groups, per_group)

@@ -625,7 +625,7 @@ def test_badcrossbar(shape: tuple[int, int]) -> None:
         pytest.skip("badcrossbar is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, of newer numpy and scipy
-        import badcrossbar  # type: ignore[import-untyped, unused-ignore]
+        import badcrossbar
 
         x = np.random.default_rng(0).random((shape[0], 3))
         for name, G, ohms in peer_arrays(*shape):

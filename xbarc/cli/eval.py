@@ -14,9 +14,9 @@ from xbarc.cli.arguments import (
     ProgramPath,
     Seed,
     Split,
-    parse_normalize,
 )
 from xbarc.cli.output import emit_json, note, progress_bar, say, table
+from xbarc.cli.reading import read_samples
 
 
 def eval_(
@@ -34,21 +34,11 @@ def eval_(
 ) -> None:
     """Measure a program's accuracy beside that of its model; without labels, its relative error."""
     from xbarc.api import load
-    from xbarc.data.load import load_data
     from xbarc.evaluation import evaluate
 
     loaded = load(program)
-    infos = loaded.tables.inputs
     with progress_bar("evaluating", quiet=json) as advance:
-        samples = load_data(
-            data,
-            infos,
-            split=split,
-            normalize=parse_normalize(normalize),
-            limit=limit,
-            seed=seed,
-            progress=lambda done, total: advance("reading", done, total),
-        )
+        samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
         report = evaluate(
             loaded,
             samples,

@@ -16,9 +16,9 @@ from xbarc.cli.arguments import (
     Seed,
     Split,
     output_path,
-    parse_normalize,
 )
 from xbarc.cli.output import emit_json, note, progress_bar, say
+from xbarc.cli.reading import read_samples
 
 
 class EngineName(StrEnum):
@@ -47,21 +47,12 @@ def run(
     from runtime.archive import write_atomically
     from xbarc.api import load, simulate
     from xbarc.data.batches import run_batches
-    from xbarc.data.load import load_data
 
     loaded = load(program)
     path = output_path(output, keep=data)
     infos, outputs = loaded.tables.inputs, loaded.tables.outputs
     with progress_bar("running", quiet=json) as advance:
-        samples = load_data(
-            data,
-            infos,
-            split=split,
-            normalize=parse_normalize(normalize),
-            limit=limit,
-            seed=seed,
-            progress=lambda done, total: advance("reading", done, total),
-        )
+        samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
         simulation = simulate(loaded, device=device, engine=engine.value, seed=seed)
         start = time.perf_counter()
         joined = run_batches(

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from xbarc.cli.arguments import Json, Limit, ModelPath, Normalize, ProgramPath, Seed, Split, parse_normalize
+from xbarc.cli.arguments import Json, Limit, ModelPath, Normalize, ProgramPath, Seed, Split
 from xbarc.cli.output import emit_json, progress_bar, say, table
+from xbarc.cli.reading import read_samples
 
 
 def verify(
@@ -20,22 +21,13 @@ def verify(
 ) -> None:
     """Compare a program with the untouched ONNX model; exits with 1 when it does not hold."""
     from xbarc.api import load
-    from xbarc.data.load import load_data
     from xbarc.verification import verify_program
 
     loaded = load(program)
     inputs = None
     with progress_bar("verifying", quiet=json) as advance:
         if data is not None:
-            samples = load_data(
-                data,
-                loaded.tables.inputs,
-                split=split,
-                normalize=parse_normalize(normalize),
-                limit=limit,
-                seed=seed,
-                progress=lambda done, total: advance("reading", done, total),
-            )
+            samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
             inputs = next(samples.batches(max(len(samples), 1)))
         report = verify_program(loaded, model, inputs, seed=seed, progress=advance)
     if json:
