@@ -661,7 +661,12 @@ def test_a_full_disk(program: Path) -> None:
 def test_ctrl_c(program: Path, tmp_path: Path) -> None:
     data = digits_npz(tmp_path / "x.npz", 20000)
     command = [*XBARC, "run", str(program), "--data", str(data), "-o", str(tmp_path / "y.npz"), "--engine", "reference"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell that starts the tests in the background has them, and all they start, ignore ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     time.sleep(4)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
