@@ -1,7 +1,6 @@
 """Verification of a program against the untouched model (``architecture.md`` section 6)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from runtime.program import TileProgram
 from runtime.programming import program_chip
 from runtime.quantize import Float64, input_codes
 from runtime.reference import Conversion, Reference
-from runtime.tables import Loop
 from xbarc.consistency import number_failures, structure_failures
 
 BOUND = 1e-4
@@ -72,14 +70,6 @@ class VerifyReport(_Record):
     per_output: tuple[OutputCheck, ...]
     layers: tuple[LayerCheck, ...]
     failures: tuple[str, ...] = Field(description="what does not hold, a sentence each")
-
-
-@dataclass(frozen=True, eq=False)
-class _Truth:
-    """The untouched model's outputs, and how far onnxruntime's own rounding moves them."""
-
-    outputs: list[npt.NDArray[Any]]
-    noise: list[float]
 
 
 def verify_program(
@@ -137,9 +127,9 @@ def verify_program(
     batches = [inputs] if inputs is not None else _random_inputs(program, tables.seed if seed is None else seed)
     feeds = [bind_inputs(tables.inputs, batch) for batch in batches]
     layers = tuple(_check_layers(program, fresh, feeds, progress))
-    outputs = tuple(_check_outputs(program, source, feeds))
     periphery = program.spec.periphery
     ideal = periphery.dac_bits is None and periphery.adc_bits is None and program.spec.device.levels is None
+    outputs = tuple(_check_outputs(program, source, feeds, ideal=ideal))
     for layer in layers:
         if not layer.weight_error <= 1:
             failures.append(f"layer {layer.name!r} does not hold the model's weights ({layer.weight_error:.3g} bounds)")
@@ -197,7 +187,7 @@ def _check_layers(
         decoded = program.decoded_weights(layer.name)
         worst, conversions, clipped = 0.0, 0, 0
         for batch in values:
-            watch = _Watch(program, loops[layer.name])
+            watch = _Watch(program)
             buffers = {layer.source: batch[layer.source]}
             Reference(chip, watch).loop(loops[layer.name], buffers)
             ratio = _layer_error(program, layer, decoded, batch[layer.source], buffers[layer.target], watch)
@@ -234,8 +224,8 @@ def _weight_error(program: TileProgram, layer: MatrixLayer, decoded: Float64) ->
 class _Watch:
     """Adds up what each conversion of a loop may be wrong by, in units of the result."""
 
-    def __init__(self, program: TileProgram, loop: Loop) -> None:
-        self._program, self._loop = program, loop
+    def __init__(self, program: TileProgram) -> None:
+        self._program = program
         self.allowed: Float64 = np.zeros((1, 1))
         self.conversions = self.clipped = 0
 
@@ -285,39 +275,46 @@ def _layer_error(
         return float((error / allowed).max())
 
 
-def _check_outputs(program: TileProgram, source: SourceModel, feeds: list[dict[str, Any]]) -> list[OutputCheck]:
-    names = [info.name for info in program.tables.outputs if info.dtype != "other"]
-    keep = [number for number, info in enumerate(program.tables.outputs) if info.dtype != "other"]
+def _check_outputs(
+    program: TileProgram, source: SourceModel, feeds: list[dict[str, Any]], *, ideal: bool
+) -> Iterator[OutputCheck]:
+    """Each output on the batch of inputs where it comes closest to its bound, or lies furthest beyond it."""
+    kept = [(number, info.name) for number, info in enumerate(program.tables.outputs) if info.dtype != "other"]
+    names = [name for _, name in kept]
     exact = Reference(program_chip(program, exact_layers=program.layers))
     real = Reference(program_chip(program))
-    structure, bounds, errors = ([0.0] * len(names) for _ in range(3))
+    plain, fused = FloatModel(source.proto), FloatModel(source.proto, optimize=True)
+    inputs = {argument.name for argument in source.proto.graph.input}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     for batch in feeds:
-        truth = _truth(source, batch, names)
-        results = [[run(batch)[number] for number in keep] for run in (exact, real)]
-        for index, wanted in enumerate(truth.outputs):
-            size = _largest(wanted)
-            structure[index] = max(structure[index], _difference(results[0][index], wanted) / size)
-            errors[index] = max(errors[index], _difference(results[1][index], wanted) / size)
-            bounds[index] = max(bounds[index], BOUND, 2 * truth.noise[index] / size)
-    return [
-        OutputCheck(name=name, structure_error=structure[i], structure_bound=bounds[i], error=errors[i])
-        for i, name in enumerate(names)
-    ]
+        given = {name: value for name, value in batch.items() if name in inputs}
+        truth, other = plain.run(given, names), fused.run(given, names)
+        results = exact(batch), real(batch)
+        for number, name in kept:
+            size = _largest(truth[name])
+            structure, error = (_difference(result[number], truth[name]) / size for result in results)
+            # Where onnxruntime's own rounding moves an output further than the bound, no program can be held to it.
+            bound = max(BOUND, 2 * _difference(other[name], truth[name]) / size)
+            found[name].append((structure, bound, error))
+    for name, checks in found.items():
+        structure, bound, error = max(checks, key=lambda check: _rank(check[2] if ideal else check[0], check[1]))
+        errors = [check[2] for check in checks]
+        worst = error if ideal else max(errors, key=lambda one: _rank(one, 1.0))
+        yield OutputCheck(name=name, structure_error=structure, structure_bound=bound, error=worst)
 
 
-def _truth(source: SourceModel, feeds: dict[str, Any], names: list[str]) -> _Truth:
-    """Outputs of the untouched model, and by how much onnxruntime disagrees with itself when it fuses operators."""
-    wanted = {argument.name for argument in source.proto.graph.input}
-    feeds = {name: value for name, value in feeds.items() if name in wanted}
-    plain = FloatModel(source.proto).run(feeds, names)
-    fused = FloatModel(source.proto, optimize=True).run(feeds, names)
-    noise = [_difference(fused[name], plain[name]) for name in names]
-    return _Truth([plain[name] for name in names], noise)
+def _rank(error: float, bound: float) -> float:
+    """Order of errors in units of their bounds; what is no number is worse than all."""
+    ratio = error / bound
+    return float("inf") if ratio != ratio else ratio
 
 
 def _largest(value: npt.NDArray[Any]) -> float:
-    finite = np.abs(value.astype(np.float64)) if value.dtype.kind in "fiub" else np.ones(1)
-    return float(finite.max(initial=0.0)) or 1.0
+    """Largest finite magnitude of an output; 1 where it has none."""
+    if value.dtype.kind not in "fiub":
+        return 1.0
+    magnitudes = np.abs(value.astype(np.float64))
+    return float(magnitudes[np.isfinite(magnitudes)].max(initial=0.0)) or 1.0
 
 
 def _difference(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
@@ -325,6 +322,7 @@ def _difference(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
         return float("inf")
     if wanted.dtype.kind not in "fiub":
         return 0.0 if np.array_equal(got, wanted) else float("inf")
-    difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # equal infinities are told below
+        difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
     equal = (got == wanted) | (np.isnan(difference) & (np.isnan(got) == np.isnan(wanted)))
     return float(np.where(equal, 0.0, difference).max(initial=0.0))

@@ -111,10 +111,6 @@ class HostNode:
         """Whether the optional input at this position is given."""
         return position < len(self.inputs) and bool(self.inputs[position])
 
-    def has_output(self, position: int) -> bool:
-        """Whether the optional output at this position is wanted."""
-        return position < len(self.outputs) and bool(self.outputs[position])
-
     def error(self, requirement: str) -> ModelError:
         """An error that names this node, for what only the running data can show."""
         return ModelError(f"node {self.name!r} ({self.op})", requirement)

@@ -492,3 +492,21 @@ def test_unchanged_tables_round_trip() -> None:
     program = program_of("mixed", "rram-128")
     same = replace(program, tables=Tables.model_validate(program.tables.model_dump()))
     assert xbarc.verify(same).passed
+
+
+def test_an_infinite_value_does_not_hide_the_error_of_the_others() -> None:
+    """The error is in units of the largest finite magnitude: one -inf in an output does not make it vanish."""
+    weights = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+    constants = {"w": weights, "floor": np.full((1, 1), -np.inf, np.float32)}
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["p"]), helper.make_node("Concat", ["p", "floor"], ["y"], axis=1)],
+        "masked",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    spec = xbarc.HardwareSpec.preset("rram-128").with_fields({"device.levels": 2})
+    report = xbarc.verify(xbarc.compile(model, spec), model)
+    assert report.passed, report.failures
+    assert 1e-3 < report.per_output[0].error < 10
