@@ -24,11 +24,15 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests models benchmarks
+	$(BIN)/mypy tests models benchmarks studies
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.compile_resnet18
 	$(BIN)/python -m benchmarks.wires
+	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.predistortion
 
 docs: $(VENV)/.installed
 	$(BIN)/xbarc ops --markdown > docs/supported-ops.md
+	$(BIN)/xbarc spec fields --markdown > docs/spec.md
+	$(BIN)/python -m studies.physics_plots

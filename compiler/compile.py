@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 
 from compiler.frontend import SourceModel
-from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, TileGrid
+from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, Placement, TileGrid
 from compiler.passes.assign import Assign
 from compiler.passes.calibrate import Batches, Calibrate
 from compiler.passes.clean import Clean
@@ -16,6 +17,7 @@ from compiler.passes.emit import CALIBRATION, emit
 from compiler.passes.lower import Lower
 from compiler.passes.partition import Partition
 from compiler.passes.place import Place
+from compiler.passes.predistort import Predistort
 from compiler.passes.quantize import Quantize, quantize_layer
 from compiler.passes.ranges import Ranges
 from compiler.pipeline import Outcome, Pass, run_passes
@@ -23,6 +25,7 @@ from compiler.report import build_report
 from hwspec.errors import DataError, ModelError
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
+from runtime.quantize import WeightCode
 from runtime.tables import Loop
 
 
@@ -40,6 +43,8 @@ class CompileOptions:
         Nodes to keep digital.
     share_arrays
         Whether small tiles of a layer share arrays.
+    predistort
+        Whether targets undo the resistance of wires.
     fuse_batchnorm
         Whether batch normalisation is fused into the layer before it.
     keep_source
@@ -50,6 +55,7 @@ class CompileOptions:
     input_shapes: Table[str, tuple[int, ...]] = field(default_factory=dict)
     digital: tuple[str, ...] = ()
     share_arrays: bool = True
+    predistort: bool = True
     fuse_batchnorm: bool = True
     keep_source: bool = True
 
@@ -65,9 +71,9 @@ def front_end(options: CompileOptions) -> list[Pass]:
     return [clean, Lower()]
 
 
-def back_end(options: CompileOptions) -> list[Pass]:
+def back_end(options: CompileOptions, tiles_done: Callable[[int, int], None] | None = None) -> list[Pass]:
     """The passes that a remapping runs again."""
-    return [Place(share=options.share_arrays), Assign(), Ranges()]
+    return [Place(share=options.share_arrays), Assign(), Predistort(options.predistort, tiles_done), Ranges()]
 
 
 def start_mapping(source: SourceModel, spec: HardwareSpec, options: CompileOptions) -> Mapping:
@@ -89,11 +95,18 @@ def run_compile(
     batches: Batches | None,
     *,
     progress: Callable[[int], None] | None = None,
+    tiles_done: Callable[[int, int], None] | None = None,
     stop_after: str | None = None,
     after_each: Callable[[str, Mapping], None] | None = None,
 ) -> Outcome:
     """Run the passes of a compilation; see `compile_model`."""
-    passes = [*front_end(options), Partition(), Calibrate(batches, progress), Quantize(), *back_end(options)]
+    passes = [
+        *front_end(options),
+        Partition(),
+        Calibrate(batches, progress),
+        Quantize(),
+        *back_end(options, tiles_done),
+    ]
     return run_passes(
         start_mapping(source, spec, options), passes, stop_after=stop_after, after_each=_checked(after_each)
     )
@@ -134,7 +147,7 @@ def mapping_of(program: TileProgram) -> Mapping:
     scatters = {row.name: row for row in tables.scatters}
     loops = {loop.layer: loop for loop in tables.loops}
     reports = {layer.name: layer for layer in program.report.layers}
-    layers, quantized, statistics = [], {}, {}
+    layers, quantized, statistics, code = [], {}, {}, WeightCode.of(spec)
     for table in tables.layers:
         load, store = _ends(loops[table.name])
         layers.append(
@@ -155,7 +168,7 @@ def mapping_of(program: TileProgram) -> Mapping:
         low, high = program.calibration[f"{table.name}/range"].tolist()
         parts = {key: program.calibration[f"{table.name}/{key}"] for key in CALIBRATION}
         statistics[table.name] = LayerStatistics(low=low, high=high, **parts)
-        quantized[table.name] = quantize_layer(layers[-1], statistics[table.name], spec.device.levels)
+        quantized[table.name] = quantize_layer(layers[-1], statistics[table.name], code)
     return Mapping(
         source=SourceModel(name=tables.model_name, proto=onnx.ModelProto(), sha256=tables.model_sha256),
         spec=spec,
@@ -179,6 +192,23 @@ def mapping_of(program: TileProgram) -> Mapping:
         statistics=statistics,
         quantized=quantized,
         warnings=program.report.warnings,
+    )
+
+
+def placed_mapping_of(program: TileProgram) -> Mapping:
+    """The mapping that a program was emitted from, up to the pass `place`: its tiles lie where they lie."""
+    mapping = mapping_of(program)
+    placements: dict[str, list[Placement]] = {layer.name: [] for layer in mapping.layers}
+    for tile in program.tables.tiles:
+        tensors, found = program.tile_tensors[tile.name], placements[tile.layer]
+        block = mapping.grids[tile.layer].blocks[len(found)]
+        start = block.group * program.layers[tile.layer].cols + block.cols.start
+        order = (tensors.col_map - start).astype(np.int32)
+        found.append(Placement(tile.array, tile.row, tile.col, tensors.row_map, order, tensors.col_sign))
+    return dataclasses.replace(
+        mapping,
+        placements={name: tuple(found) for name, found in placements.items()},
+        passes=(*mapping.passes, "place"),
     )
 
 

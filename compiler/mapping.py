@@ -16,7 +16,7 @@ from hwspec.array import Array as CrossbarArray
 from hwspec.errors import VerificationError
 from hwspec.spec import HardwareSpec
 from runtime.quantize import Float64
-from runtime.report import DigitalNode
+from runtime.report import DigitalNode, WireReport
 from runtime.tables import Buffer, Gather, Host, Scatter, TensorInfo, input_phases
 
 Array = npt.NDArray[Any]
@@ -44,11 +44,12 @@ class MatrixLayer:
 
 @dataclass(frozen=True)
 class Block:
-    """A logical tile: rows and columns of one group's matrix."""
+    """A logical tile: rows and columns of one group's matrix, and which slice (digit) of its weights."""
 
     group: int
     rows: slice
     cols: slice
+    slice: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,12 +66,13 @@ class TileGrid:
     cols: int
     tile_rows: int
     tile_cols: int
+    slices: int = 1
 
     @classmethod
     def of(cls, weight: Array, array: CrossbarArray) -> "TileGrid":
         """The grid of matrices ``(groups, K, N)`` on arrays of this geometry."""
         groups, rows, cols = weight.shape
-        return cls(groups, rows, cols, array.rows, array.weight_cols)
+        return cls(groups, rows, cols, array.weight_rows, array.weight_cols, array.slices)
 
     @cached_property
     def row_blocks(self) -> tuple[slice, ...]:
@@ -84,14 +86,14 @@ class TileGrid:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Every logical tile: by group, then row block, then column block."""
-        parts = itertools.product(range(self.groups), self.row_blocks, self.col_blocks)
+        """Every logical tile: by group, then row block, then column block, then slice."""
+        parts = itertools.product(range(self.groups), self.row_blocks, self.col_blocks, range(self.slices))
         return tuple(Block(*part) for part in parts)
 
     @property
     def partial_sums(self) -> int:
         """Additions of partial sums for one input vector."""
-        return self.groups * self.cols * (len(self.row_blocks) - 1)
+        return self.groups * self.cols * (len(self.row_blocks) * self.slices - 1)
 
 
 def _cuts(size: int, step: int) -> tuple[slice, ...]:
@@ -158,10 +160,14 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What each device of a tile is programmed to: level codes, or siemens; in physical order, ``(rows, cols)``."""
+    """What each device of a tile is programmed to: level codes, or siemens; in physical order, ``(rows, cols)``.
+
+    `gain` is the digital gain of each column that pre-distorted targets need, else 1.
+    """
 
     plus: Array
     minus: Array
+    gain: Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +208,9 @@ class Mapping:
     adc_ranges: Table[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     clipped: Table[str, float] = field(default_factory=dict)
     """Share of calibration conversions that each layer's ADCs clip."""
+    predistorted: bool = False
+    """Whether targets undo the wires, so that they are no longer the weights' own."""
+    wires: Table[str, WireReport] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -264,9 +273,9 @@ def _verify_grid(layer: MatrixLayer, grid: TileGrid) -> None:
     shape = (grid.groups, grid.rows, grid.cols)
     if shape != layer.weight.shape:
         raise _fail(layer.name, f"must have a grid of its matrix {layer.weight.shape}", shape)
-    times = np.zeros(shape, np.int8)
+    times = np.zeros((grid.slices, *shape), np.int8)
     for block in grid.blocks:
-        times[block.group, block.rows, block.cols] += 1
+        times[block.slice, block.group, block.rows, block.cols] += 1
     if not (times == 1).all():
         raise _fail(layer.name, "must map every weight exactly once", sorted(set(times.ravel().tolist())))
 
@@ -287,19 +296,22 @@ def _verify_targets(mapping: Mapping, layer: MatrixLayer) -> None:
     device, blocks = mapping.spec.device, mapping.grids[layer.name].blocks
     if len(mapping.targets[layer.name]) != len(blocks):
         raise _fail(layer.name, f"must assign its {len(blocks)} tiles", len(mapping.targets[layer.name]))
-    low, high = (device.g_min, device.g_max) if device.levels is None else (0, device.levels - 1)
+    low, high = (device.g_min, device.g_max) if device.levels is None else (0, (device.level_count or 0) - 1)
+    single = mapping.spec.array.pairing == "reference"
     for number, (block, targets) in enumerate(zip(blocks, mapping.targets[layer.name], strict=True)):
-        for side in (targets.plus, targets.minus):
+        for side in (targets.plus,) if single else (targets.plus, targets.minus):
             if side.shape != block.shape:
                 raise _fail(layer.name, f"must assign all of tile {number}'s {block.shape} cells", side.shape)
             if not (side.min() >= low and side.max() <= high):
                 raise _fail(layer.name, f"must keep tile {number} on the device's levels", float(side.max()))
+        if targets.gain.shape != block.shape[1:] or not (np.isfinite(targets.gain) & (targets.gain > 0)).all():
+            raise _fail(layer.name, f"must give tile {number} a positive finite gain a column", targets.gain.shape)
 
 
 def _verify_ranges(mapping: Mapping, layer: MatrixLayer) -> None:
     phases = len(input_phases(mapping.spec, mapping.quantized[layer.name].signed))
     ranges = mapping.adc_ranges[layer.name]
-    if mapping.spec.periphery.adc_bits is None:
+    if not mapping.spec.periphery.needs_range:
         return
     if len(ranges) != len(mapping.grids[layer.name].blocks):
         raise _fail(layer.name, "must have ADC ranges for each tile", len(ranges))
@@ -318,7 +330,7 @@ def _verify_placements(mapping: Mapping) -> None:
         for block, placement in zip(blocks, placements, strict=True):
             rows, cols = block.shape
             box = (placement.row, placement.row + rows, placement.col, placement.col + cols)
-            if min(box) < 0 or box[1] > array.rows or box[3] > array.weight_cols:
+            if min(box) < 0 or box[1] > array.weight_rows or box[3] > array.weight_cols:
                 raise _fail(layer.name, "must keep its tiles inside their arrays", box)
             if placement.array < 0 or placement.array % array.arrays_per_site:
                 raise _fail(layer.name, "must start its tiles' sites at their first array", placement.array)
@@ -337,7 +349,7 @@ def _verify_placements(mapping: Mapping) -> None:
 def _verify_overlaps(
     array: CrossbarArray, number: int, placed: Sequence[tuple[str, tuple[int, int, int, int]]]
 ) -> None:
-    used = np.zeros((array.rows, array.weight_cols), bool)
+    used = np.zeros((array.weight_rows, array.weight_cols), bool)
     for layer, box in placed:
         cells = used[box[0] : box[1], box[2] : box[3]]
         if cells.any():

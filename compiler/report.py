@@ -3,6 +3,7 @@
 import numpy as np
 
 from compiler.mapping import Mapping, MatrixLayer
+from hwspec.effects import active_effects
 from runtime.report import CompileReport, LayerReport, Totals
 
 
@@ -34,6 +35,7 @@ def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
         segments=len(mapping.lowered.segments),
         calibration=mapping.calibration,
         warnings=mapping.warnings,
+        effects=tuple(active_effects(mapping.spec)),
         seconds=seconds,
     )
 
@@ -42,7 +44,7 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer) -> LayerReport:
     grid, array = mapping.grids[layer.name], mapping.spec.array
     quantized = mapping.quantized[layer.name]
     arrays = _arrays(mapping, (layer,))
-    cells = 2 * layer.weight.size
+    cells = array.devices_per_weight * grid.slices * layer.weight.size
     weight = layer.weight.astype(np.float64)
     error = np.linalg.norm(quantized.normalized * quantized.scale[:, None, :] - weight)
     return LayerReport(
@@ -60,6 +62,7 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer) -> LayerReport:
         macs=layer.macs,
         weight_error=float(error / (np.linalg.norm(weight) or 1.0)),
         calibration_clipped=mapping.clipped.get(layer.name, 0.0),
+        wires=mapping.wires.get(layer.name),
     )
 
 

@@ -88,6 +88,10 @@ def _assign(mapping: Mapping) -> dict[str, Any]:
     }
 
 
+def _predistort(mapping: Mapping) -> dict[str, Any]:
+    return {name: found.model_dump(mode="json") for name, found in mapping.wires.items()}
+
+
 def _ranges(mapping: Mapping) -> dict[str, Any]:
     return {
         name: {"adc_ranges": [list(tile) for tile in found], "clipped": mapping.clipped.get(name, 0.0)}
@@ -103,5 +107,6 @@ _STAGES: dict[str, Callable[[Mapping], dict[str, Any]]] = {
     "quantize": _quantize,
     "place": _place,
     "assign": _assign,
+    "predistort": _predistort,
     "ranges": _ranges,
 }

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,11 +16,15 @@ from hwspec.array import Array
 from hwspec.device import Device
 from hwspec.errors import SpecError, shown
 from hwspec.periphery import Periphery
-from hwspec.units import format_quantity
+from hwspec.scope import EXCLUDED
+from hwspec.units import format_quantity, unit_of
 
 PRESETS = Path(__file__).parent / "presets"
 _MAX_SPEC_BYTES = 1 << 18
 _MAX_REASONS = 8
+_MOST_CODES = 1 << 32
+_DEFAULT = "default"
+_UNSOURCED = "no source given"
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,15 +56,33 @@ class HardwareSpec(BaseModel):
     array: Array
     periphery: Periphery
     sources: dict[str, str] = Field(
-        default_factory=dict, description="where each value comes from: dotted field name to source"
+        default_factory=dict, description="where each value comes from: dotted name of a field or section to source"
     )
 
     @model_validator(mode="after")
     def _sources_name_fields(self) -> Self:
-        known = dict(self.fields())
+        paths = [path.split(".") for path, _ in self.fields()]
+        known = {".".join(parts[:length]): None for parts in paths for length in range(1, len(parts) + 1)}
         for path in self.sources:
             if path not in known:
                 raise ValueError(f"sources names {path!r}, which is no field of the spec{_did_you_mean(path, known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.array.slices > 1 and not isinstance(self.device.levels, int):
+            raise ValueError(
+                "array.slices above 1 need device.levels to be a number of uniform levels: they are the base of the "
+                f"digits, not {shown(self.device.levels)}"
+            )
+        if self.array.slices > 1 and self.device.level_count**self.array.slices > _MOST_CODES:  # type: ignore[operator]
+            raise ValueError(
+                f"array.slices must leave a weight at most {_MOST_CODES} values; take fewer or fewer levels"
+            )
+        if self.array.pairing == "neighbouring_rows" and self.periphery.subtract == "after":
+            raise ValueError(
+                "periphery.subtract must be before where pairs lie on neighbouring rows: the bit line subtracts them"
+            )
         return self
 
     @classmethod
@@ -103,6 +125,15 @@ class HardwareSpec(BaseModel):
         except Exception as error:  # PyYAML lets ValueError, KeyError, RecursionError and others of its parts through
             reason = shown(" ".join(str(error).split()))
             raise SpecError(f"spec {path}", f"is not valid YAML ({reason})") from None
+        if isinstance(fields, dict) and "base" in fields:
+            base = fields.pop("base")
+            if not isinstance(base, str) or base not in cls.presets():
+                names = ", ".join(cls.presets())
+                hint = _close(base, cls.presets()) if isinstance(base, str) else ""
+                raise SpecError(f"spec {path}", f"must have a preset as its base ({names})", got=base, hint=hint)
+            merged = _merged(cls.preset(base).model_dump(), fields)
+            merged["sources"] = _merged_sources(cls.preset(base).sources, fields)
+            fields = merged
         return cls.from_fields(fields, where=f"spec {path}")
 
     @classmethod
@@ -122,8 +153,30 @@ class HardwareSpec(BaseModel):
         Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
     def to_yaml(self) -> str:
-        """The spec as YAML text, quantities with units; `load` reads it back unchanged."""
-        return yaml.safe_dump(self._with_units(), sort_keys=False, allow_unicode=True, width=120)
+        """The spec as YAML text, quantities with units, and what is not modelled; `load` reads it back unchanged."""
+        text: str = yaml.safe_dump(self._with_units(), sort_keys=False, allow_unicode=True, width=120)
+        return text + f"# not modelled: {'; '.join(EXCLUDED)}\n"
+
+    def source_of(self, path: str) -> str:
+        """Where the value of a field comes from: its own source, that of its section, or that it is the default."""
+        found = _covering(self.sources, path)
+        if found is not None:
+            return found
+        return _DEFAULT if self.is_default(path) else _UNSOURCED
+
+    def is_default(self, path: str) -> bool:
+        """Whether a field has a default, and this value."""
+        return path in _defaults() and dict(self.fields())[path] == _defaults()[path]
+
+    @property
+    def weight_span(self) -> float:
+        """Conductance difference that stands for a weight of one, siemens: half the span against a middle reference."""
+        return self.device.span / (2 if self.array.pairing == "reference" else 1)
+
+    @property
+    def reference_conductance(self) -> float:
+        """Conductance of the middle reference that single devices are read against, siemens."""
+        return (self.device.g_min + self.device.g_max) / 2
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A validated copy; `update` may be nested, and names only the fields that change."""
@@ -148,6 +201,10 @@ class HardwareSpec(BaseModel):
         """Dotted name and value of every field but `sources`."""
         yield from _leaves(self.model_dump(exclude={"sources"}))
 
+    def fields_with_units(self) -> Iterator[tuple[str, object]]:
+        """As `fields`, with quantities as text with units."""
+        yield from _leaves({name: value for name, value in self._with_units().items() if name != "sources"})
+
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of everything but the sources: two specs with equal hashes describe the same hardware."""
@@ -155,14 +212,56 @@ class HardwareSpec(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _with_units(self) -> dict[str, Any]:
-        dumped: dict[str, Any] = self.model_dump(mode="json")
-        for section, model in (("device", Device), ("array", Array), ("periphery", Periphery)):
-            for name, info in model.model_fields.items():
-                extra = info.json_schema_extra
-                if isinstance(extra, dict) and "unit" in extra:
-                    text = format_quantity(dumped[section][name], str(extra["unit"]))
-                    dumped[section][name] = text
-        return dumped
+        return _in_units(self, self.model_dump(mode="json"))
+
+
+def _in_units(model: BaseModel, dumped: dict[str, Any]) -> dict[str, Any]:
+    """A dumped model with the quantities of its fields, and of its sections, as text with units."""
+    for name, info in type(model).model_fields.items():
+        value, unit = getattr(model, name), unit_of(info)
+        if isinstance(value, BaseModel):
+            _in_units(value, dumped[name])
+        elif unit is not None:
+            if isinstance(value, tuple):
+                dumped[name] = [format_quantity(one, unit) for one in value]
+            elif isinstance(value, float):
+                dumped[name] = format_quantity(value, unit)
+    return dumped
+
+
+@functools.cache
+def _defaults() -> dict[str, object]:
+    """Dotted name and default of every field that has one."""
+
+    def of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+        for name, info in model.model_fields.items():
+            section = info.annotation
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                yield from of(section, f"{prefix}{name}.")
+            elif not info.is_required():
+                yield f"{prefix}{name}", info.default
+
+    return dict(of(HardwareSpec))
+
+
+def _merged_sources(base: Mapping[str, str], fields: Mapping[str, Any]) -> object:
+    """Sources of a spec with a base: those of the base but for the fields that change, and its own."""
+    own = fields.get("sources", {})
+    if not isinstance(own, dict):
+        return own
+    changed = {path for path, _ in _leaves({key: value for key, value in fields.items() if key != "sources"})}
+    merged = {path: source for path, source in base.items() if path not in changed} | own
+    for path in changed - own.keys():
+        if _covering(merged, path) is not None:  # the base's source of a section is not that of a value that changes
+            merged[path] = _covering(own, path) or _UNSOURCED
+    return merged
+
+
+def _covering(sources: Mapping[str, str], path: str) -> str | None:
+    """The source of a field, or of the closest section around it that has one."""
+    parts = path.split(".")
+    known = (sources.get(".".join(parts[:length])) for length in range(len(parts), 0, -1))
+    return next((source for source in known if source is not None), None)
 
 
 def _is_file(path: str) -> bool:
@@ -202,22 +301,30 @@ def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
     return f"; {hint}" if hint else ""
 
 
+def _fields_at(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
+    """Names of the fields of the section at this path; none where no section is."""
+    for part in path:
+        found = model.model_fields.get(str(part))
+        section = None if found is None else found.annotation
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return []
+        model = section
+    return list(model.model_fields)
+
+
 def _spec_error(cls: type[HardwareSpec], error: ValidationError, where: str) -> SpecError:
     reasons = []
     for detail in error.errors()[:_MAX_REASONS]:
         path = ".".join(str(part) for part in detail["loc"])[:200]
         if detail["type"] == "extra_forbidden":
-            model: type[BaseModel] = cls
-            for part in detail["loc"][:-1]:
-                annotation = model.model_fields[str(part)].annotation
-                assert isinstance(annotation, type)
-                model = annotation
-            hint = _close(str(detail["loc"][-1]), dict.fromkeys(model.model_fields))
+            hint = _close(str(detail["loc"][-1]), _fields_at(cls, detail["loc"][:-1]))
             reasons.append(f"{path} is no field of the spec" + (f"; {hint}" if hint else ""))
         elif detail["type"] == "missing":
             reasons.append(f"{path} must be given")
         elif detail["type"] == "value_error":
-            reasons.append(f"{path} {detail['ctx']['error']}".strip())
+            reason = str(detail["ctx"]["error"])
+            names_field = reason.split()[0].split(".")[0] in _fields_at(cls, detail["loc"])
+            reasons.append(f"{path}{'.' if path and names_field else ' '}{reason}".strip())
         else:
             message = detail["msg"].replace("Input should", "must", 1)
             reasons.append(f"{path} {message}, not {shown(detail['input'])}".strip())

@@ -4,17 +4,19 @@ import functools
 import math
 import numbers
 import re
+import typing
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
+from pydantic.fields import FieldInfo
 
 from hwspec.errors import shown
 
 if TYPE_CHECKING:
     import pint
 
-_TEXT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµμΩ/ ]{0,40})")
+_TEXT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*((?:1/)?[A-Za-zµμΩ_/ ]{0,40})")
 """A number and a unit: pint itself would also evaluate arithmetic, and take forever over ``9**9**9``."""
 
 
@@ -76,6 +78,14 @@ def format_quantity(value: float, unit: str) -> str:
     return text if parse_quantity(text, unit) == value else f"{value!r} {unit}"
 
 
+def unit_of(info: FieldInfo) -> str | None:
+    """The SI unit of a field's values; None where it is no quantity."""
+    kinds = [info.json_schema_extra]
+    for part in typing.get_args(info.annotation):  # optional quantities have it inside
+        kinds += [one.json_schema_extra for one in getattr(part, "__metadata__", ()) if isinstance(one, FieldInfo)]
+    return next((str(extra["unit"]) for extra in kinds if isinstance(extra, dict) and "unit" in extra), None)
+
+
 def _quantity(unit: str) -> tuple[BeforeValidator, Any]:
     return BeforeValidator(lambda v: parse_quantity(v, unit)), Field(json_schema_extra={"unit": unit})
 
@@ -88,7 +98,15 @@ def _not_boolean(value: object) -> object:
 
 Siemens = Annotated[float, *_quantity("siemens")]
 Volt = Annotated[float, *_quantity("volt")]
+Ohm = Annotated[float, *_quantity("ohm")]
+Second = Annotated[float, *_quantity("second")]
+Ampere = Annotated[float, *_quantity("ampere")]
+ElectronVolt = Annotated[float, *_quantity("electron_volt")]
+PerVolt = Annotated[float, *_quantity("1/volt")]
+PerKelvin = Annotated[float, *_quantity("1/kelvin")]
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 """A whole number; ``true`` is none, though Python counts it as 1."""
 Share = Annotated[float, BeforeValidator(_not_boolean)]
 """A fraction of something."""
+Number = Annotated[float, BeforeValidator(_not_boolean)]
+"""A number without a unit that has a prefix: least significant bits, degrees Celsius."""

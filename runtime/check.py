@@ -120,6 +120,7 @@ _DTYPES = {
     "col_map": "int32",
     "col_sign": "int8",
     "scale": "float64",
+    "gain": "float64",
 }
 _FLOATS = ("float16", "float32", "float64")
 _CALIBRATION = ("range", "mean", "covariance", "vectors")
@@ -166,15 +167,19 @@ def _check_names(program: TileProgram) -> None:
 def _check_tile(program: TileProgram, tile: Tile, tensors: TileTensors) -> None:
     subject = f"tile {tile.name!r}"
     spec, layer = program.spec, program.layers[tile.layer]
-    if tile.row + tile.rows > spec.array.rows or tile.col + tile.cols > spec.array.weight_cols:
-        size = f"{spec.array.rows}x{spec.array.weight_cols}"
-        raise ProgramError(subject, f"must lie within its site of {size} signed weights")
+    if tile.row + tile.rows > spec.array.weight_rows or tile.col + tile.cols > spec.array.weight_cols:
+        size = f"{spec.array.weight_rows}x{spec.array.weight_cols}"
+        raise ProgramError(subject, f"must lie within its site of {size} weights")
+    _require(tile.slice < spec.array.slices, subject, f"must hold one of {spec.array.slices} slices", tile.slice)
     _require(tile.array % spec.array.arrays_per_site == 0, subject, "must start a site", tile.array)
     device = spec.device
-    for side, targets in (("plus", tensors.plus), ("minus", tensors.minus)):
-        if device.levels is not None:
-            good = bool((targets < device.levels).all())
-            _require(good, subject, f"must have {side} level codes below {device.levels}", int(targets.max()))
+    single = spec.array.pairing == "reference"
+    if single:
+        _require(not tensors.minus.any(), subject, "must have no minus devices", float(tensors.minus.max()))
+    for side, targets in (("plus", tensors.plus), ("minus", tensors.minus))[: 1 if single else 2]:
+        if device.level_count is not None:
+            good = bool((targets < device.level_count).all())
+            _require(good, subject, f"must have {side} level codes below {device.level_count}", int(targets.max()))
         else:
             slack = 1e-9 * device.span
             low, high = device.g_min - slack, device.g_max + slack
@@ -190,6 +195,8 @@ def _check_tile(program: TileProgram, tile: Tile, tensors: TileTensors) -> None:
     _require(good, subject, "must have column signs of +1 or -1", tensors.col_sign[:8].tolist())
     good = bool((np.isfinite(tensors.scale) & (tensors.scale > 0)).all())
     _require(good, subject, "must have positive finite scales", tensors.scale[:8].tolist())
+    good = bool((np.isfinite(tensors.gain) & (tensors.gain > 0)).all())
+    _require(good, subject, "must have positive finite gains", tensors.gain[:8].tolist())
 
 
 def _check_overlaps(program: TileProgram) -> None:
@@ -199,7 +206,7 @@ def _check_overlaps(program: TileProgram) -> None:
     for array, tiles in by_array.items():
         if len(tiles) == 1:
             continue
-        used = np.zeros((program.spec.array.rows, program.spec.array.weight_cols), dtype=bool)
+        used = np.zeros((program.spec.array.weight_rows, program.spec.array.weight_cols), dtype=bool)
         for tile in tiles:
             cells = used[tile.row : tile.row + tile.rows, tile.col : tile.col + tile.cols]
             if cells.any():
@@ -292,7 +299,7 @@ def _check_loop(program: TileProgram, loop: Loop, known: set[str]) -> None:
             _require(load.start // layer.rows == group, f"tile {tile.name!r}", "must see rows of its own group", group)
             phases = input_phases(program.spec, layer.signed)
             _require(step.phase in phases, subject, f"must use the phases {phases}", step.phase)
-            if program.spec.periphery.adc_bits is not None:
+            if program.spec.periphery.needs_range:
                 good = len(tile.adc_range) == len(phases)
                 _require(good, f"tile {tile.name!r}", f"must have {len(phases)} ADC ranges", tile.adc_range)
             mvms[step.into] = step

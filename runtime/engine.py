@@ -1,8 +1,7 @@
 """The engine: a program in torch, a whole loop as batched matrix products, on any device.
 
-What a loop does for every window is compiled once, when the engine is built: the tiles that one loaded vector drives
-become one matrix, row blocks and groups of equal shape one batch. Everything linear (the voltage of a code, the
-conductances, the lsb of a converter) is folded into the matrix, so that rounding its product gives ADC codes.
+What a loop does for every window is compiled once, when the engine is built (`batches_torch`): the tiles that one
+loaded vector drives become one matrix, row blocks and groups of equal shape one batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,55 +16,33 @@ import torch
 from torch import Tensor
 
 from hwspec.errors import DataError
+from hwspec.spec import HardwareSpec
+from runtime.batches_torch import Batch, BatchCompiler, Noise, effective_volts, in_codes, read_noise
+from runtime.channels import NoiseSource
 from runtime.geometry import window_shape
 from runtime.geometry_torch import gather_vectors, scatter_vectors
 from runtime.host import HostSegment
 from runtime.host_torch import TorchSegment, untranslatable
 from runtime.inputs import bind_inputs
-from runtime.physics.converters import drive_voltages
+from runtime.physics.converters import Drive
 from runtime.programming import ProgrammedChip
-from runtime.quantize import input_codes, output_codes
+from runtime.quantize import input_codes, input_digit
 from runtime.tables import Gather, Host, Load, Loop, Mvm, Phase, Scatter
 
-Watcher = Callable[[str, str, Phase, Tensor], None]
-"""Called with a layer, a tile, its phase, and the codes of its columns ``(windows, cols)``."""
+Watcher = Callable[[str, str, Phase, int, Tensor], None]
+"""Called with a layer, a tile, its phase, the conversion's number (channel, then digit) and its codes."""
 
+_TORCH_SEEDS = 1 << 63
 BLOCK_ELEMENTS = 1 << 25
 """Elements of gathered vectors in flight: larger inputs run a few samples at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Drive:
-    """One loaded vector and all the tiles that it drives in one phase, side by side."""
-
-    phase: Phase
-    start: int
-    tiles: tuple[str, ...]
-    matrix: npt.NDArray[np.float64]
-    factor: npt.NDArray[np.float64]
-    columns: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """Drives of equal shape: ``codes (batch, windows, rows) @ matrix (batch, rows, cols)`` is in lsb.
-
-    `factor` ``(batch, 1, cols)`` turns codes into results, which go to `columns`; `summed` when all drives share them.
-    """
-
-    drives: tuple[_Drive, ...]
-    matrix: Tensor
-    factor: Tensor
-    columns: Tensor
-    summed: bool
-    whole: bool
 
 
 @dataclass(frozen=True, eq=False)
 class _Store:
     """What one `store` writes: batches to add up, and where."""
 
-    batches: tuple[_Batch, ...]
+    batches: tuple[Batch, ...]
+    constant: Tensor | None
     scatter: Scatter
     buffer: str
     dtype: torch.dtype
@@ -79,8 +56,8 @@ class _CompiledLoop:
     source: str
     gather: Gather
     full_scale: float
-    input_max: int | None
-    output_max: int | None
+    drive: Drive
+    in_codes: bool
     signed: bool
     length: int
     bias: Tensor
@@ -113,6 +90,10 @@ class Engine:
         Type that loops compute in; buffers keep the model's own types.
     watch
         Called after every conversion.
+    seed
+        Of the noise of reads.
+    noise
+        Gives standard normal numbers for every tile, in place of those of the seed.
     """
 
     def __init__(
@@ -121,9 +102,14 @@ class Engine:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         watch: Watcher | None = None,
+        *,
+        seed: int = 0,
+        noise: NoiseSource | None = None,
     ) -> None:
         self._chip, self._watch, self._dtype = chip, watch, dtype
         self._device = find_device(device)
+        self._noise = Noise(torch.Generator(self._device).manual_seed(seed % _TORCH_SEEDS), noise)
+        self._compiler = BatchCompiler(chip, self._tensor)
         program = chip.program
         self._loops = {loop.layer: self._compile(loop) for loop in program.tables.loops}
         self._segments: dict[str, TorchSegment | HostSegment] = {}
@@ -192,7 +178,7 @@ class Engine:
         # A finite sum means finite terms, and is quick to find; one that is not may just have overflowed.
         if not torch.isfinite(vectors.detach().sum()) and not torch.isfinite(vectors).all():
             raise DataError(f"input of layer {loop.layer!r}", "must be finite, and has NaN or infinite values")
-        codes = input_codes(vectors, loop.full_scale, loop.input_max, loop.signed)
+        codes = input_codes(vectors, loop.full_scale, loop.drive.code_max, loop.signed)
         return [
             scatter_vectors(store.scatter, self._accumulate(loop, store, codes), shape, loop.bias)
             for store in loop.stores
@@ -201,12 +187,7 @@ class Engine:
     def _accumulate(self, loop: _CompiledLoop, store: _Store, codes: Tensor) -> Tensor:
         total: Tensor | None = None
         for batch in store.batches:
-            driven = torch.bmm(self._inputs(batch, codes), batch.matrix)
-            if loop.output_max is not None:
-                driven = output_codes(driven, loop.output_max)
-            if self._watch:
-                self._show(loop.layer, batch, driven)
-            scaled = driven * batch.factor
+            scaled = self._convert(loop, batch, codes) * batch.factor
             placed = scaled.sum(0) if batch.summed else scaled.transpose(0, 1).reshape(len(codes), -1)
             if batch.whole:
                 total = placed if total is None else total + placed
@@ -215,9 +196,52 @@ class Engine:
                     total = codes.new_zeros(len(codes), store.scatter.length)
                 total = total.index_add(1, batch.columns, placed)
         assert total is not None
+        return total if store.constant is None else total + store.constant
+
+    def _convert(self, loop: _CompiledLoop, batch: Batch, codes: Tensor) -> Tensor:
+        """Codes of all conversions of a batch, digits shifted and added, ``(batch, windows, cols)``."""
+        drive, spec = loop.drive, self._chip.layer_spec(loop.layer)
+        part = self._inputs(batch, codes)
+        shares = [] if loop.in_codes else [drive.shares(part, number) for number in range(drive.digits)]
+        if loop.in_codes:
+            whole = drive.digits == 1
+            inputs = [part if whole else input_digit(part, drive.base, number) for number in range(drive.digits)]
+        else:
+            inputs = [effective_volts(share, spec) for share in shares]
+        noise = own = None
+        if batch.variance is not None:
+            per_vector = spec.device.read_noise.correlation == "per_vector"
+            noise = read_noise(batch, inputs, self._noise, per_vector=per_vector)
+        total: Tensor | None = None
+        for number, one in enumerate(inputs):
+            found = batch.read(one, self._network(batch, shares[number], spec) if batch.amperes is not None else None)
+            if noise is not None:
+                found = found + noise[number]
+            if batch.own_noise is not None:
+                own = self._noise.draw(batch, "readout", drive.digits, found) if own is None else own
+            found = batch.convert(found, None if own is None else own[number])
+            if self._watch:
+                self._show(loop.layer, batch, number, drive.digits, found)
+            if drive.digits > 1:
+                found = found * drive.digit_weight(number)
+            total = found if total is None else total + found
+        assert total is not None
         return total
 
-    def _inputs(self, batch: _Batch, codes: Tensor) -> Tensor:
+    def _network(self, batch: Batch, shares: Tensor, spec: HardwareSpec) -> Tensor:
+        """Currents of arrays that no matrix describes, in the unit of the batch's matrix; no gradient flows back."""
+        assert batch.amperes is not None
+        found = []
+        for drive, driven in zip(batch.drives, shares.detach().cpu().double().numpy(), strict=True):
+            columns = []
+            for part in drive.parts:
+                physical = np.empty_like(driven)
+                physical[:, part.rows] = driven
+                columns.append(part.channel.network_current(physical, spec))
+            found.append(np.concatenate(columns, axis=1))
+        return self._tensor(np.stack(found)) * batch.amperes
+
+    def _inputs(self, batch: Batch, codes: Tensor) -> Tensor:
         """Codes of each drive, ``(batch, windows, rows)``; a view where the drives' vectors follow one another."""
         first, rows, count = batch.drives[0], batch.matrix.shape[1], len(batch.drives)
         if first.phase != "both":
@@ -227,18 +251,19 @@ class Engine:
             return codes[:, starts[0] : starts[0] + count * rows].reshape(len(codes), count, rows).transpose(0, 1)
         return torch.stack([codes[:, start : start + rows] for start in starts])
 
-    def _show(self, layer: str, batch: _Batch, codes: Tensor) -> None:
+    def _show(self, layer: str, batch: Batch, digit: int, digits: int, codes: Tensor) -> None:
         assert self._watch is not None
         for drive, of_drive in zip(batch.drives, codes, strict=True):
             at = 0
-            for tile in drive.tiles:
-                cols = self._chip.program.tiles[tile].cols
-                self._watch(layer, tile, drive.phase, of_drive[:, at : at + cols])
+            for part in drive.parts:
+                cols = len(part.columns)
+                number = drive.number * digits + digit
+                self._watch(layer, part.tile, drive.phase, number, of_drive[:, at : at + cols])
                 at += cols
 
     def _compile(self, loop: Loop) -> _CompiledLoop:
         program = self._chip.program
-        layer, periphery = program.layers[loop.layer], self._chip.periphery(loop.layer)
+        layer, drive = program.layers[loop.layer], self._chip.drive(loop.layer)
         loads: dict[str, Load] = {}
         mvms: dict[str, tuple[Mvm, Load]] = {}
         sums: dict[str, list[tuple[Mvm, Load]]] = {}
@@ -251,65 +276,23 @@ class Engine:
             elif step.op == "acc":
                 sums.setdefault(step.into, []).append(mvms[step.source])
             else:
-                batches = self._batches(loop.layer, sums[step.source], program.scatters[step.scatter].length)
+                length, terms = program.scatters[step.scatter].length, sums[step.source]
+                batches = self._compiler.batches(loop.layer, terms, length)
+                constant = self._compiler.constant(loop.layer, terms, length)
                 dtype: torch.dtype = getattr(torch, program.dtypes[step.buffer])
-                stores.append(_Store(batches, program.scatters[step.scatter], step.buffer, dtype))
+                stores.append(_Store(batches, constant, program.scatters[step.scatter], step.buffer, dtype))
         load = next(iter(loads.values()))
         return _CompiledLoop(
             layer=loop.layer,
             source=load.buffer,
             gather=program.gathers[load.gather],
             full_scale=layer.full_scale,
-            input_max=periphery.input_code_max(layer.signed),
-            output_max=periphery.output_code_max,
+            drive=drive,
+            in_codes=in_codes(self._chip, loop.layer, drive),
             signed=layer.signed,
             length=program.gathers[load.gather].length,
             bias=self._tensor(program.bias(loop.layer)),
             stores=tuple(stores),
-        )
-
-    def _batches(self, layer: str, terms: list[tuple[Mvm, Load]], length: int) -> tuple[_Batch, ...]:
-        """Group MVMs: those that share a vector side by side, then those of equal shape on top of one another."""
-        by_vector: dict[tuple[Phase, int, int], list[Mvm]] = {}
-        for mvm, load in terms:
-            by_vector.setdefault((mvm.phase, load.start, load.stop), []).append(mvm)
-        by_shape: dict[tuple[Phase, int, int], list[_Drive]] = {}
-        for (phase, start, stop), group in by_vector.items():
-            drive = self._drive(layer, phase, start, group)
-            by_shape.setdefault((phase, stop - start, drive.matrix.shape[1]), []).append(drive)
-        return tuple(self._batch(drives, length) for drives in by_shape.values())
-
-    def _drive(self, layer: str, phase: Phase, start: int, mvms: list[Mvm]) -> _Drive:
-        program, periphery = self._chip.program, self._chip.periphery(layer)
-        table, span = program.layers[layer], program.spec.device.span
-        one = np.ones((1, 1))
-        volt = drive_voltages(one, periphery.input_code_max(table.signed), periphery.v_read).item()
-        unit = table.full_scale / (span * periphery.v_read) * (-1 if phase == "-" else 1)
-        matrices, factors, columns = [], [], []
-        for mvm in mvms:
-            tensors, ranges = program.tile_tensors[mvm.tile], program.tiles[mvm.tile].adc_range
-            code_max = periphery.output_code_max
-            lsb = 1.0 if code_max is None else ranges[1 if phase == "-" else 0] / code_max
-            difference = (self._chip.plus[mvm.tile] - self._chip.minus[mvm.tile])[tensors.row_map]
-            matrices.append(difference * (volt / lsb))
-            factors.append(tensors.col_sign * tensors.scale * (unit * lsb))
-            columns.append(tensors.col_map.astype(np.int64))
-        tiles = tuple(mvm.tile for mvm in mvms)
-        return _Drive(
-            phase, start, tiles, np.concatenate(matrices, axis=1), np.concatenate(factors), np.concatenate(columns)
-        )
-
-    def _batch(self, drives: list[_Drive], length: int) -> _Batch:
-        columns = [drive.columns for drive in drives]
-        summed = all(np.array_equal(other, columns[0]) for other in columns)
-        flat = columns[0] if summed else np.concatenate(columns)
-        return _Batch(
-            drives=tuple(drives),
-            matrix=self._tensor(np.stack([drive.matrix for drive in drives])),
-            factor=self._tensor(np.stack([drive.factor for drive in drives])[:, None]),
-            columns=torch.from_numpy(flat).to(self._device),
-            summed=summed,
-            whole=np.array_equal(flat, np.arange(length)),
         )
 
     def _tensor(self, value: npt.NDArray[np.float64]) -> Tensor:

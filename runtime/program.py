@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hwspec.spec import HardwareSpec
 from runtime.listing import print_listing
-from runtime.quantize import Float64, level_conductances
+from runtime.quantize import Float64, WeightCode, level_conductances
 from runtime.report import CompileReport
 from runtime.tables import Gather, Layer, Scatter, Tables, Tile
 
@@ -25,7 +25,8 @@ class TileTensors:
     Attributes
     ----------
     plus, minus : (rows, cols)
-        Target of each device of the pairs: level codes, or siemens where levels are continuous.
+        Target of each device of the pairs: level codes, or siemens where levels are continuous. A single device
+        against a reference is `plus`; `minus` is zero then.
     row_map : (rows,) int32
         Physical row (in the rectangle) that element ``i`` of the loaded vector drives.
     col_map : (cols,) int32
@@ -33,7 +34,9 @@ class TileTensors:
     col_sign : (cols,) int8
         +1, or -1 where the pair is swapped and undone digitally.
     scale : (cols,) float64
-        Weight that a conductance difference of ``g_max - g_min`` stands for.
+        Weight that a conductance difference of `weight_span` stands for.
+    gain : (cols,) float64
+        Digital gain that makes up for what wires and the headroom of pre-distorted targets leave; else 1.
     """
 
     plus: npt.NDArray[Any]
@@ -42,6 +45,7 @@ class TileTensors:
     col_map: npt.NDArray[np.int32]
     col_sign: npt.NDArray[np.int8]
     scale: Float64
+    gain: Float64
 
 
 TILE_TENSORS = tuple(TileTensors.__dataclass_fields__)
@@ -120,14 +124,51 @@ class TileProgram:
         bias: Float64 = self.tensors[f"{layer}/bias"]
         return bias
 
+    @cached_property
+    def tile_starts(self) -> dict[str, int]:
+        """First element of the layer's vectors that drives each tile, where a tile is driven for the first time."""
+        starts: dict[str, int] = {}
+        for loop in self.tables.loops:
+            loads: dict[str, int] = {}
+            for step in loop.body:
+                if step.op == "load":
+                    loads[step.into] = step.start
+                elif step.op == "mvm":
+                    starts.setdefault(step.tile, loads[step.source])
+        return starts
+
     def target_conductances(self, tile: str) -> tuple[Float64, Float64]:
-        """Target conductances (plus, minus) of a tile, siemens, each ``(rows, cols)``."""
-        device = self.spec.device
-        tensors = self.tile_tensors[tile]
-        if device.levels is None:
-            return tensors.plus, tensors.minus
-        table = level_conductances(device.g_min, device.g_max, device.levels)
-        return table[tensors.plus], table[tensors.minus]
+        """Target conductances (plus, minus) of a tile, siemens, each ``(rows, cols)``; minus may be the reference."""
+        tensors, table = self.tile_tensors[tile], level_conductances(self.spec.device)
+        plus = tensors.plus if table is None else table[tensors.plus]
+        if self.spec.array.pairing == "reference":
+            return plus, np.full_like(plus, self.spec.reference_conductance)
+        return plus, tensors.minus if table is None else table[tensors.minus]
+
+    def intended(self, tile: str, *, exact: bool = False) -> Float64:
+        """What a tile's conductance differences should be, in units of `weight_span`, ``(rows, cols)`` as they lie.
+
+        Parameters
+        ----------
+        tile
+            Name of the tile.
+        exact
+            Whether to give what makes the layer's result that of its float weights (the most significant slice holds
+            all of a weight then), instead of weights on the devices' levels.
+        """
+        row, tensors = self.tiles[tile], self.tile_tensors[tile]
+        layer, code = self.layers[row.layer], WeightCode.of(self.spec)
+        group, start = divmod(self.tile_starts[tile], layer.rows)
+        weights = self.weights[row.layer].astype(np.float64)
+        block = weights[group, start : start + row.rows, tensors.col_map - group * layer.cols].T * tensors.col_sign
+        if exact:
+            share = block / (tensors.scale * tensors.gain) * (row.slice == self.spec.array.slices - 1)
+        else:
+            normalized = np.clip(block * (code.slice_weight(row.slice) / tensors.scale), -1, 1)
+            share = code.differences(code.round(normalized), row.slice)
+        physical = np.empty_like(share)
+        physical[tensors.row_map] = share
+        return physical
 
     def decoded_weights(self, layer: str) -> Float64:
         """The weights that a layer's tiles stand for, ``(groups, rows, cols)`` float64.
@@ -149,7 +190,8 @@ class TileProgram:
             group, row = divmod(start, table.rows)
             tensors = self.tile_tensors[step.tile]
             plus, minus = self.target_conductances(step.tile)
-            block = (plus - minus)[tensors.row_map] / self.spec.device.span * (tensors.col_sign * tensors.scale)
+            factor = tensors.col_sign * tensors.scale * tensors.gain / self.spec.weight_span
+            block = (plus - minus)[tensors.row_map] * factor
             decoded[group, row : row + len(block), tensors.col_map - group * table.cols] += block.T
         return decoded
 

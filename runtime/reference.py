@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hwspec.errors import DataError
+from runtime.channels import NoiseKind, NoiseSource, conversions
 from runtime.geometry import gather_vectors, scatter_vectors, window_shape
 from runtime.host import HostSegment
 from runtime.inputs import bind_inputs
-from runtime.physics.converters import convert, drive_voltages, phase_part
+from runtime.physics.converters import CodeRange
+from runtime.physics.randomness import Purpose, array_generator
 from runtime.programming import ProgrammedChip
-from runtime.quantize import Float64, input_codes
+from runtime.quantize import Float64
 from runtime.tables import Acc, Host, Load, Loop, Mvm, Phase, Store
 
 Array = npt.NDArray[Any]
@@ -21,18 +23,35 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """What one `mvm` did, for those who watch: codes and the currents before them, ``(windows, cols)``."""
+    """What one conversion of an `mvm` did, for those who watch.
+
+    Attributes
+    ----------
+    layer, tile, phase
+        Whose it was.
+    number
+        Of the tile's conversions in this phase, channel by channel, digit by digit.
+    codes, current : (windows, cols)
+        Codes, and the current before it was rounded and clipped, amperes.
+    adc
+        Codes of the converter; None where it is ideal.
+    weight
+        With which the converted current goes into the tile's result.
+    """
 
     layer: str
     tile: str
     phase: Phase
+    number: int
     codes: Float64
     current: Float64
+    adc: CodeRange | None
+    weight: float
 
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """What an `mvm` leaves in its register: the tile and phase it came from, and the current of each code, amperes."""
+    """What an `mvm` leaves in its register: the tile and phase it came from, and the current it stands for, amperes."""
 
     tile: str
     phase: Phase
@@ -47,12 +66,25 @@ class Reference:
     chip
         The programmed chip.
     watch
-        Called after every `mvm`.
+        Called after every conversion.
+    seed
+        Of the noise of reads.
+    noise
+        Gives standard normal numbers for every tile, in place of those of the seed.
     """
 
-    def __init__(self, chip: ProgrammedChip, watch: Callable[[Conversion], None] | None = None) -> None:
+    def __init__(
+        self,
+        chip: ProgrammedChip,
+        watch: Callable[[Conversion], None] | None = None,
+        *,
+        seed: int = 0,
+        noise: NoiseSource | None = None,
+    ) -> None:
         self._chip, self._watch = chip, watch
         self._segments: dict[str, HostSegment] = {}
+        generator = array_generator(seed, Purpose.READ_NOISE, 0)
+        self._noise: NoiseSource = noise or (lambda *which: generator.standard_normal(which[-1]))
 
     def __call__(self, inputs: Mapping[str, Any] | Any) -> list[Any]:
         """Outputs of the program, in the order of the model's, as onnxruntime's ``run`` gives them."""
@@ -92,27 +124,44 @@ class Reference:
                 self.store(loop.layer, step, sums[step.source], shape, buffers)
 
     def _input_codes(self, layer: str, step: Load, x: Array) -> Float64:
-        table = self._chip.program.layers[layer]
         vectors = gather_vectors(self._chip.program.gathers[step.gather], x).astype(np.float64)
         if not np.isfinite(vectors).all():
             raise DataError(f"input of layer {layer!r}", "must be finite, and has NaN or infinite values")
-        code_max = self._chip.periphery(layer).input_code_max(table.signed)
-        return input_codes(vectors, table.full_scale, code_max, table.signed)
+        return self._chip.input_codes(layer, vectors)
 
     def mvm(self, layer: str, step: Mvm, codes: Float64) -> _Result:
-        """Drive a tile: the DAC's codes become voltages, the pairs' current differences become ADC codes."""
-        program, periphery = self._chip.program, self._chip.periphery(layer)
-        code_max = periphery.input_code_max(program.layers[layer].signed)
-        volts = drive_voltages(phase_part(codes, step.phase), code_max, periphery.v_read)
-        driven = np.empty_like(volts)
-        driven[:, program.tile_tensors[step.tile].row_map] = volts
-        current = driven @ (self._chip.plus[step.tile] - self._chip.minus[step.tile])
-        ranges = program.tiles[step.tile].adc_range
-        adc_range = ranges[0 if step.phase != "-" else 1] if ranges else None
-        converted, estimate = convert(current, adc_range, periphery)
-        if self._watch:
-            self._watch(Conversion(layer, step.tile, step.phase, converted, current))
-        return _Result(step.tile, step.phase, estimate)
+        """Drive a tile: the DAC's codes become voltages, the columns' currents become ADC codes."""
+        chip = self._chip
+        tile, tensors = chip.program.tiles[step.tile], chip.program.tile_tensors[step.tile]
+        on_chip = chip.tiles[step.tile]
+        driven = np.empty_like(codes)
+        driven[:, tensors.row_map] = codes
+
+        def noise(channel: int, kind: NoiseKind, shape: tuple[int, ...]) -> Float64:
+            return self._noise(step.tile, step.phase, channel, kind, shape)
+
+        total = np.zeros((len(codes), tile.cols))
+        done = conversions(
+            on_chip.channels,
+            lambda channel: chip.readout(tile, step.phase, channel),
+            chip.drive(layer),
+            chip.layer_spec(layer),
+            driven,
+            step.phase,
+            noise,
+        )
+        for number, one in enumerate(done):
+            total += one.estimate * one.weight
+            if self._watch:
+                self._watch(
+                    Conversion(layer, step.tile, step.phase, number, one.codes, one.before, one.adc, one.weight)
+                )
+        return _Result(step.tile, step.phase, on_chip.gain * total + self._offset(step))
+
+    def _offset(self, step: Mvm) -> Float64:
+        """The trim's offset of each column, once for an input vector: with the first of two phases."""
+        offset = self._chip.tiles[step.tile].offset
+        return offset if step.phase != "-" else np.zeros_like(offset)
 
     def acc(self, layer: str, step: Acc, result: _Result, sums: dict[str, Float64]) -> None:
         """Turn converted currents back into products with the weights, and add them to where their columns belong."""
@@ -120,10 +169,8 @@ class Reference:
         table, tensors = program.layers[layer], program.tile_tensors[step.tile]
         if step.into not in sums:
             sums[step.into] = np.zeros((len(result.current), table.groups * table.cols))
-        # A weight of `scale` is a conductance difference of the span; an input of `full_scale` is v_read.
-        unit = table.full_scale / (program.spec.device.span * program.spec.periphery.v_read)
-        factor = tensors.col_sign * tensors.scale * (unit if result.phase != "-" else -unit)
-        sums[step.into][:, tensors.col_map] += result.current * factor
+        unit = self._chip.result_unit(layer) * (1 if result.phase != "-" else -1)
+        sums[step.into][:, tensors.col_map] += result.current * (tensors.col_sign * tensors.scale * tensors.gain * unit)
 
     def store(self, layer: str, step: Store, y: Float64, shape: tuple[int, ...], buffers: dict[str, Any]) -> None:
         """Add the bias, and write the results to where their windows belong, in the buffer's own type."""

@@ -2,9 +2,25 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hwspec.scope import EXCLUDED
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WireReport(_Record):
+    """What wires and access resistance do to a layer on its calibration vectors, and what pre-distortion leaves of it.
+
+    Errors are relative to the exact products without wires, root-mean-square over the layer's tiles. The last three
+    are None where targets were not pre-distorted.
+    """
+
+    closed_form_error: float = Field(description="of the currents by the closed form, against the exact solution")
+    error: float = Field(description="of the outputs, with the weights' own targets")
+    error_with_gain: float | None = Field(description="the same with a digital gain a column")
+    error_predistorted: float | None = Field(description="with pre-distorted targets and a gain a column")
+    headroom: float | None = Field(description="smallest share of the signal range that a column keeps")
 
 
 class LayerReport(_Record):
@@ -24,6 +40,7 @@ class LayerReport(_Record):
     macs: int = Field(description="multiply-accumulates of one sample")
     weight_error: float = Field(description="relative root-mean-square error of the mapped weights")
     calibration_clipped: float = Field(description="share of the calibration conversions that the ADC clips")
+    wires: WireReport | None = Field(default=None, description="None without wire or access resistance")
 
 
 class DigitalNode(_Record):
@@ -62,4 +79,6 @@ class CompileReport(_Record):
     segments: int = Field(description="digital segments")
     calibration: str = Field(description="where the ranges come from")
     warnings: tuple[str, ...]
+    effects: tuple[str, ...] = Field(description="physical effects that the spec has")
+    excluded: tuple[str, ...] = Field(default=EXCLUDED, description="physics that is not modelled")
     seconds: dict[str, float] = Field(description="time of each pass")

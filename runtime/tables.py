@@ -110,7 +110,8 @@ class Tile(Row):
     """A rectangle of one site: `rows` x `cols` signed weights whose first cell is ``(row, col)``.
 
     A site is one physical array, or two with pairs on two arrays; `array` is the number of the first. On neighbouring
-    columns signed weight ``c`` lies on bit lines ``2c`` and ``2c + 1``.
+    columns weight ``c`` lies on bit lines ``2c`` and ``2c + 1``, on neighbouring rows weight ``r`` on word lines ``2r``
+    and ``2r + 1``. A tile holds one slice (digit) of its weights, 0 the least significant.
     """
 
     name: Name
@@ -120,8 +121,9 @@ class Tile(Row):
     col: Index
     rows: Count
     cols: Count
+    slice: Annotated[int, Field(ge=0, lt=16)] = 0
     adc_range: tuple[Positive, ...] = Field(
-        default=(), max_length=2, description="largest converted current of each phase, amperes; empty when ideal"
+        default=(), max_length=2, description="largest converted current of each phase, amperes; empty when not needed"
     )
 
 
@@ -201,6 +203,7 @@ class Tables(Row):
     input_shapes: dict[Name, tuple[Index, ...]] = Field(description="as the user gave them")
     digital_nodes: tuple[Name, ...] = Field(description="nodes that the user kept digital")
     fuse_batchnorm: bool
+    predistorted: bool = Field(description="whether targets undo the wires, and are not the weights' own")
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     buffers: tuple[Buffer, ...]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from hwspec.spec import HardwareSpec
+from xbarc import spec_page
 from xbarc.supported_ops import markdown_page
 
 ROOT = Path(__file__).parent.parent
@@ -13,12 +14,18 @@ def test_supported_ops_page_is_current() -> None:
     assert (ROOT / "docs" / "supported-ops.md").read_text(encoding="utf-8") == markdown_page(), "run `make docs`"
 
 
-def test_readme_describes_every_spec_field() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme[readme.index("| field | meaning |") : readme.index("### From Python")]
-    named = set(re.findall(r"`([a-z_.]+)`", table))
+def test_spec_page_is_current_and_whole() -> None:
+    page = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
+    assert page == spec_page.markdown_page(), "run `make docs`"
     for field, _ in HardwareSpec.preset("ideal").fields():
-        assert field == "name" or field in named or field.split(".")[1] in named, field
+        assert f"| `{field}` |" in page
+    assert all(field.meaning for field in spec_page.described_fields())
+
+
+def test_readme_names_every_preset() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for preset in HardwareSpec.presets():
+        assert f"`{preset}`" in readme, preset
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,7 +1,7 @@
 """The public functions of xbarc."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +11,12 @@ from compiler.compile import CompileOptions, finish, remap_program, run_compile
 from compiler.frontend import load_model
 from compiler.passes.calibrate import Batch, Batches
 from hwspec.chip import Chip
+from hwspec.effects import chosen_effects
 from hwspec.errors import DataError, ProgramError
 from hwspec.spec import HardwareSpec
 from runtime.archive import load_program
 from runtime.program import TileProgram
-from runtime.programming import program_chip
+from runtime.programming import ProgrammedChip, program_chip
 from runtime.tables import TensorInfo
 from xbarc.data.load import Dataset, load_data
 
@@ -105,7 +106,9 @@ def calibration_batches(data: Data, **reading: Any) -> Batches:
     return batches
 
 
-def remap(program: TileProgram, chip: Chip | None = None, *, share_arrays: bool = True) -> TileProgram:
+def remap(
+    program: TileProgram, chip: Chip | None = None, *, share_arrays: bool = True, predistort: bool = True
+) -> TileProgram:
     """Place, assign and set ranges again, for this chip.
 
     Parameters
@@ -116,13 +119,15 @@ def remap(program: TileProgram, chip: Chip | None = None, *, share_arrays: bool 
         The chip that the result is for; it must have enough arrays of the right size.
     share_arrays
         Whether small tiles of a layer share arrays.
+    predistort
+        Whether targets undo the resistance of wires.
 
     Raises
     ------
     ChipError
         If the chip does not take the program.
     """
-    remapped = remap_program(program, CompileOptions(share_arrays=share_arrays))
+    remapped = remap_program(program, CompileOptions(share_arrays=share_arrays, predistort=predistort))
     if chip is not None:
         chip.check_fits(remapped.spec, remapped.arrays)
     return remapped
@@ -147,26 +152,31 @@ class Simulation:
     ----------
     program
         The program.
+    chip
+        As it was programmed; its `report` tells what that took.
     host_reasons
         Digital segments that run in onnxruntime although the engine is torch, with the reason.
     """
 
     def __init__(
-        self, program: TileProgram, chip: Chip | None, device: str, engine: Literal["torch", "reference"]
+        self,
+        programmed: ProgrammedChip,
+        device: str = "cpu",
+        engine: Literal["torch", "reference"] = "torch",
+        seed: int = 0,
     ) -> None:
-        self.program = program
+        self.program, self.chip = programmed.program, programmed
         self.host_reasons: dict[str, str] = {}
-        programmed = program_chip(program, chip)
         self._runner: Callable[[Mapping[str, Any] | Any], list[Any]]
         if engine == "torch":
             from runtime.engine import Engine
 
-            compiled = Engine(programmed, device)
+            compiled = Engine(programmed, device, seed=seed)
             self._runner, self.host_reasons = compiled, compiled.host_reasons
         elif engine == "reference":
             from runtime.reference import Reference
 
-            self._runner = Reference(programmed)
+            self._runner = Reference(programmed, seed=seed)
         else:
             raise DataError("engine", "must be 'torch' or 'reference'", got=engine)
 
@@ -181,6 +191,10 @@ def simulate(
     device: str = "cpu",
     engine: Literal["torch", "reference"] = "torch",
     seed: int = 0,
+    *,
+    time: float = 0.0,
+    only: Iterable[str] | None = None,
+    without: Iterable[str] = (),
 ) -> Simulation:
     """Write a program onto a chip and get it ready to run.
 
@@ -189,18 +203,28 @@ def simulate(
     program
         The program.
     chip
-        The chip; None is `Chip.ideal`.
+        The chip; None is `Chip.ideal`: no spread, failures, offsets, drift or noise; converters, levels and wires stay.
     device
         Where the torch engine computes, e.g. ``"cuda"``.
     engine
         ``"torch"``, or ``"reference"`` for numpy in float64, instruction by instruction.
     seed
-        For what differs from one programming or read to the next; no spec has such an effect yet.
+        For what differs from one programming or read to the next: pulses of write-verify, slow traps, read noise.
+    time
+        Seconds between programming and the reads.
+    only
+        Names of the physical effects to keep (`hwspec.effects.EFFECTS`); None keeps all.
+    without
+        Names of effects to switch off.
 
     Raises
     ------
     ChipError
         If the chip does not take the program.
+    DataError
+        If an effect does not exist, or the device cannot be used.
+    SpecError
+        If the time is beyond what the drift model was fitted to.
     """
-    del seed
-    return Simulation(program, chip, device, engine)
+    effects = chosen_effects(only, without)
+    return Simulation(program_chip(program, chip, effects=effects, seed=seed, seconds=time), device, engine, seed)

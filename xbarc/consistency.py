@@ -5,17 +5,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compiler.compile import mapping_of
+from compiler.compile import mapping_of, placed_mapping_of
 from compiler.frontend import SourceModel
 from compiler.mapping import LoweredGraph, MatrixLayer
+from compiler.passes.assign import Assign
+from compiler.passes.predistort import Predistort
 from compiler.passes.quantize import quantize_layer
-from compiler.passes.ranges import adc_range
+from compiler.passes.ranges import tile_ranges
+from compiler.pipeline import run_passes
 from runtime.program import TileProgram
-from runtime.programming import program_chip
-from runtime.quantize import input_codes
-from runtime.reference import Conversion, Reference
-from runtime.tables import Layer, Loop, Mvm, input_phases
+from runtime.quantize import WeightCode
+from runtime.tables import Loop, Mvm, input_phases
 
+_SOLVED = 1e-6
+"""The same for what iterations over solved wires end with; level codes must be equal."""
 _RELATIVE = 1e-9
 """How far a range may be off the one found here: the order of additions is not the same on all machines."""
 
@@ -88,7 +91,7 @@ def _report_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]
     for layer, told in zip(tables.layers, report.layers, strict=True):
         tiles = [tile for tile in tables.tiles if tile.layer == layer.name]
         arrays = len({tile.array for tile in tiles}) * array.arrays_per_site
-        cells = 2 * layer.groups * layer.rows * layer.cols
+        cells = array.devices_per_weight * array.slices * layer.groups * layer.rows * layer.cols
         counted = (layer.op, layer.groups, layer.rows, layer.cols, len(tiles), arrays, cells)
         if counted != (told.op, told.groups, told.rows, told.cols, told.tiles, told.arrays, told.cells):
             yield f"the report on layer {layer.name!r} does not count what the program holds"
@@ -108,40 +111,54 @@ def number_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]:
     Each of them is part of the bound that a layer's error is held against: a wrong one would loosen the bound with it.
     """
     recorded = mapping_of(program)
-    loops = {loop.layer: loop for loop in program.tables.loops}
+    code = WeightCode.of(program.spec)
     for layer in fresh.layers:
         row = program.layers[layer.name]
         if not np.array_equal(program.bias(layer.name), layer.bias):
             yield f"layer {layer.name!r} does not have the model's bias"
-        wanted = quantize_layer(layer, recorded.statistics[layer.name], program.spec.device.levels)
+        wanted = quantize_layer(layer, recorded.statistics[layer.name], code)
         scales = wanted.scale.reshape(-1)
-        tiles = [tensors for name, tensors in program.tile_tensors.items() if program.tiles[name].layer == layer.name]
-        if not all(np.array_equal(tensors.scale, scales[tensors.col_map]) for tensors in tiles):
+        tiles = [
+            (tensors, code.slice_weight(program.tiles[name].slice))
+            for name, tensors in program.tile_tensors.items()
+            if program.tiles[name].layer == layer.name
+        ]
+        if not all(np.array_equal(tensors.scale, scales[tensors.col_map] * weight) for tensors, weight in tiles):
             yield f"layer {layer.name!r} has column scales that are not the largest weights of its columns"
         if (row.full_scale, row.signed) != (wanted.full_scale, wanted.signed):
             yield f"layer {layer.name!r} has an input range that is not that of its calibration record"
-        if program.spec.periphery.output_code_max is not None:
-            yield from _range_failures(program, row, loops[layer.name])
+    yield from _target_failures(program)
+    if program.spec.periphery.needs_range:
+        yield from _range_failures(program)
 
 
-def _range_failures(program: TileProgram, layer: Layer, loop: Loop) -> Iterator[str]:
+def _target_failures(program: TileProgram) -> Iterator[str]:
+    """Where targets undo the wires they are what that pass gives; elsewhere they need no digital gain."""
+    if not program.tables.predistorted:
+        for tile in program.tables.tiles:
+            if (program.tile_tensors[tile.name].gain != 1).any():
+                yield f"tile {tile.name!r} has digital gains although its targets are not pre-distorted"
+        return
+    found = run_passes(placed_mapping_of(program), [Assign(), Predistort()]).mapping
+    if not found.predistorted:
+        yield "the program says that its targets undo the wires, and there are none to undo"
+    at = dict.fromkeys(found.targets, 0)
+    for tile in program.tables.tiles:
+        tensors, targets = program.tile_tensors[tile.name], found.targets[tile.layer][at[tile.layer]]
+        at[tile.layer] += 1
+        pairs = ((tensors.plus, targets.plus), (tensors.minus, targets.minus), (tensors.gain, targets.gain))
+        if not all(np.allclose(one, other, rtol=_SOLVED, atol=0) for one, other in pairs):
+            yield f"tile {tile.name!r} does not have the pre-distorted targets that its weights give"
+
+
+def _range_failures(program: TileProgram) -> Iterator[str]:
     """ADC ranges are those of the calibration vectors, run through the program's own tiles."""
-    code_max = program.spec.periphery.input_code_max(layer.signed)
-    vectors = program.calibration[f"{layer.name}/vectors"].astype(np.float64)
-    codes = input_codes(vectors, layer.full_scale, code_max, layer.signed)
-    seen: list[Conversion] = []
-    reference = Reference(program_chip(program), seen.append)
-    starts: dict[str, slice] = {}
-    wrong = set()
-    for step in loop.body:
-        if step.op == "load":
-            starts[step.into] = slice(step.start, step.stop)
-        elif step.op == "mvm":
-            reference.mvm(layer.name, step, codes[:, starts[step.source]])
-            wanted = adc_range(np.abs(seen.pop().current), program.spec)
-            found = program.tiles[step.tile].adc_range[1 if step.phase == "-" else 0]
-            if abs(found - wanted) > _RELATIVE * wanted:
-                wrong.add(step.tile)
-    if wrong:
-        named = ", ".join(sorted(wrong)[:8])
-        yield f"layer {layer.name!r} has ADC ranges that are not those of its calibration record (tiles {named})"
+    ranges, _ = tile_ranges(program)
+    wrong: dict[str, list[str]] = {}
+    for tile in program.tables.tiles:
+        off = np.abs(np.subtract(tile.adc_range, ranges[tile.name]))
+        if not (off <= _RELATIVE * np.array(ranges[tile.name])).all():
+            wrong.setdefault(tile.layer, []).append(tile.name)
+    for layer, tiles in wrong.items():
+        named = ", ".join(sorted(tiles)[:8])
+        yield f"layer {layer!r} has ADC ranges that are not those of its calibration record (tiles {named})"

@@ -1,6 +1,6 @@
 """Accuracy of a program beside that of the model it was compiled from."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compiler.floatmodel import FloatModel
 from compiler.frontend import load_model
+from hwspec.chip import Chip
+from hwspec.effects import active_effects, chosen_effects
 from hwspec.errors import DataError
 from runtime.engine import Engine
 from runtime.program import TileProgram
@@ -35,7 +37,8 @@ class LayerEval(BaseModel):
 class EvalReport(BaseModel):
     """Outcome of an evaluation: ``accuracy`` where there are labels, else ``relative_error`` against the model.
 
-    `ideal` is the program on a chip without failures or spread; `chips` one value for each chip evaluated.
+    `ideal` is the program on a chip without failures, spread or noise; `chips` one value for each chip evaluated, the
+    first of seed `seed`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, populate_by_name=True)
@@ -44,10 +47,16 @@ class EvalReport(BaseModel):
     float_: float = Field(alias="float", description="the original model in onnxruntime")
     ideal: float
     chips: tuple[float, ...]
-    mean: float
-    std: float
-    ci95: tuple[float, float] = Field(description="bootstrap over samples")
+    mean: float = Field(description="over the chips")
+    std: float = Field(description="from chip to chip")
+    ci95: tuple[float, float] = Field(description="of the mean: bootstrap over chips and samples")
     samples: int
+    seed: int = Field(description="of the first chip")
+    seconds: float = Field(description="between programming and the reads")
+    effects: tuple[str, ...] = Field(description="physical effects that were on")
+    trim: dict[str, tuple[float, float]] | None = Field(
+        description="error of each layer's tiles on the first chip's known vectors, before and after its trim"
+    )
     by_layer: tuple[LayerEval, ...] = ()
     onnxruntime_segments: dict[str, str] = Field(description="digital segments without torch translation, and why")
     warnings: tuple[str, ...]
@@ -62,6 +71,10 @@ def evaluate(
     batch: int = 64,
     device: str = "cpu",
     seed: int = 0,
+    chips: int = 1,
+    time: float = 0.0,
+    only: Iterable[str] | None = None,
+    without: Iterable[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EvalReport:
     """Evaluate a program on data.
@@ -82,7 +95,13 @@ def evaluate(
     device
         Where the engine computes.
     seed
-        Of the bootstrap.
+        Of the first chip, of the reads and of the bootstrap.
+    chips
+        Chips to evaluate, of the seeds from `seed` on; 0 takes an ideal chip alone.
+    time
+        Seconds between programming and the reads.
+    only, without
+        Names of physical effects to keep, or to switch off; see `xbarc.simulate`.
     progress
         Called with what runs, samples done, and samples in all.
 
@@ -108,28 +127,53 @@ def evaluate(
         return run_batches(run, data, batch, program.tables.inputs, program.tables.outputs, advance)
 
     truth = outputs("float", float_run)
-    engine = Engine(program_chip(program), device)
+    effects = chosen_effects(only, without)
+    engine = Engine(program_chip(program, effects=effects), device)
     ideal = _metric(data, truth, outputs("ideal", engine))
+    values, trim = [], None
+    for number in range(chips):
+        chip = Chip.sample(program.spec, program.arrays, seed + number)
+        programmed = program_chip(program, chip, effects=effects, seed=seed + number, seconds=time)
+        trim = programmed.report.trim if number == 0 else trim
+        label = f"chip {number + 1} of {chips}"
+        values.append(_metric(data, truth, outputs(label, Engine(programmed, device, seed=seed + number))))
     layers = []
     if by_layer:
         for layer in program.layers:
-            alone = Engine(program_chip(program, exact_layers=_others(program, layer)), device)
+            first = Chip.sample(program.spec, program.arrays, seed) if chips else None
+            alone = Engine(
+                program_chip(
+                    program, first, exact_layers=_others(program, layer), effects=effects, seed=seed, seconds=time
+                ),
+                device,
+                seed=seed,
+            )
             layers.append(LayerEval(layer=layer, value=float(_metric(data, truth, outputs(layer, alone)).mean())))
-    low, high = _bootstrap(ideal, seed)
-    mean = float(ideal.mean())
+    of_chips = np.array(values or [ideal])
     return EvalReport(
         metric="relative_error" if data.labels is None else "accuracy",
         float_=float(_metric(data, truth, truth).mean()),
-        ideal=mean,
-        chips=(mean,),
-        mean=mean,
-        std=0.0,
-        ci95=(low, high),
+        ideal=float(ideal.mean()),
+        chips=tuple(float(value) for value in of_chips.mean(1)),
+        mean=float(of_chips.mean()),
+        std=float(of_chips.mean(1).std(ddof=1)) if len(of_chips) > 1 else 0.0,
+        ci95=_bootstrap(of_chips, seed),
         samples=len(data),
+        seed=seed,
+        seconds=time,
+        effects=tuple(name for name in active_effects(program.spec) if name in effects),
+        trim=None if trim is None else dict(trim),
         by_layer=tuple(layers),
         onnxruntime_segments=engine.host_reasons,
-        warnings=program.report.warnings,
+        warnings=(*program.report.warnings, *effect_warnings(program, effects)),
     )
+
+
+def effect_warnings(program: TileProgram, effects: Collection[str]) -> list[str]:
+    """What a choice of effects means for a program, where it is not what one may think; a sentence each."""
+    if program.tables.predistorted and program.spec.array.wired and "wires" not in effects:
+        return ["targets undo the wires, which are switched off: compile with --no-predistort to see the rest alone"]
+    return []
 
 
 def _others(program: TileProgram, layer: str) -> Collection[str]:
@@ -172,8 +216,14 @@ def _metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np
 
 
 def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95 % interval of the mean over samples."""
+    """95 % interval of the mean over chips and samples, ``values (chips, samples)``: both are drawn anew."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(BOOTSTRAP)]
+    chips, samples = values.shape
+    means = []
+    for _ in range(BOOTSTRAP):
+        # The mean over drawn chips and samples, from how often each was drawn.
+        times = np.bincount(generator.integers(0, chips, chips), minlength=chips)
+        counts = np.bincount(generator.integers(0, samples, samples), minlength=samples)
+        means.append(float(times @ values @ counts) / (chips * samples))
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

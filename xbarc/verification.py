@@ -17,13 +17,14 @@ from compiler.mapping import Mapping as Compilation
 from compiler.mapping import MatrixLayer
 from compiler.passes.calibrate import random_batches
 from compiler.pipeline import run_passes
+from hwspec.effects import QUANTISATION, active_effects
 from hwspec.errors import DataError
 from runtime.check import check_program
 from runtime.geometry import gather_vectors, scatter_vectors, window_shape
 from runtime.inputs import bind_inputs
 from runtime.program import TileProgram
 from runtime.programming import program_chip
-from runtime.quantize import Float64, input_codes
+from runtime.quantize import Float64, WeightCode, input_codes
 from runtime.reference import Conversion, Reference
 from xbarc.consistency import number_failures, structure_failures
 
@@ -43,7 +44,7 @@ class OutputCheck(_Record):
     name: str
     structure_error: float = Field(description="of the program with float weights and ideal converters")
     structure_bound: float
-    error: float = Field(description="end to end on the spec, largest difference over largest magnitude")
+    error: float = Field(description="end to end on an ideal chip, largest difference over largest magnitude")
 
 
 class LayerCheck(_Record):
@@ -60,8 +61,8 @@ class VerifyReport(_Record):
     """Outcome of a verification.
 
     `max_error` is infinite where the program's structure is not the model's: nothing was run then. On a spec without
-    quantisation it is the end-to-end error in units of an output's largest magnitude. On any other it is the worst of
-    the checks on weights, layers and structure, each in units of its own bound, which is 1.
+    quantisation or any other effect it is the end-to-end error in units of an output's largest magnitude. On any other
+    it is the worst of the checks on weights, layers and structure, each in units of its own bound, which is 1.
     """
 
     passed: bool
@@ -84,9 +85,10 @@ def verify_program(
 
     Checked are: everything that is not a number (layers, geometry, order, digital segments) against a fresh lowering;
     biases, scales and converter ranges against the weights and the calibration record; decoded weights within half a
-    level step; each layer, fed the model's own inputs, against the exact product of quantised inputs and decoded
-    weights, within half an lsb for every conversion (and by how much a current exceeds its ADC's range); the program
-    with float weights and ideal converters against onnxruntime end to end.
+    level step (or, where they undo wires, targets equal to what that pass gives); each layer, fed the model's own
+    inputs, against the exact product of quantised inputs and decoded weights, within half an lsb for every conversion
+    (and by how much a current exceeds its ADC's range); the program with float weights and ideal converters against
+    onnxruntime end to end. Devices, wires and readouts are ideal: what they do is no error of the program.
 
     Parameters
     ----------
@@ -127,11 +129,10 @@ def verify_program(
     batches = [inputs] if inputs is not None else _random_inputs(program, tables.seed if seed is None else seed)
     feeds = [bind_inputs(tables.inputs, batch) for batch in batches]
     layers = tuple(_check_layers(program, fresh, feeds, progress))
-    periphery = program.spec.periphery
-    ideal = periphery.dac_bits is None and periphery.adc_bits is None and program.spec.device.levels is None
+    ideal = program.spec.device.levels is None and not active_effects(program.spec)
     outputs = tuple(_check_outputs(program, source, feeds, ideal=ideal))
     for layer in layers:
-        if not layer.weight_error <= 1:
+        if not layer.weight_error <= 1 and not tables.predistorted:
             failures.append(f"layer {layer.name!r} does not hold the model's weights ({layer.weight_error:.3g} bounds)")
         if not layer.output_error <= 1:
             failures.append(f"layer {layer.name!r} does not compute its product ({layer.output_error:.3g} bounds)")
@@ -143,7 +144,9 @@ def verify_program(
         worst = max((output.error for output in outputs), default=0.0)
         bound = max((output.structure_bound for output in outputs), default=BOUND)
     else:
-        ratios = [max(layer.weight_error, layer.output_error) for layer in layers]
+        ratios = [layer.output_error for layer in layers]
+        if not tables.predistorted:
+            ratios += [layer.weight_error for layer in layers]
         worst, bound = max([*ratios, *(o.structure_error / o.structure_bound for o in outputs)], default=0.0), 1.0
     return VerifyReport(
         passed=not failures,
@@ -180,7 +183,7 @@ def _check_layers(
     sources = {layer.source for layer in fresh.layers}
     opened = FloatModel(fresh.float_model, sources)
     values = [opened.run(batch, sources - set(batch)) | batch for batch in feeds]
-    chip = program_chip(program)
+    chip = program_chip(program, effects=QUANTISATION)
     loops = {loop.layer: loop for loop in program.tables.loops}
     checks = []
     for layer in fresh.layers:
@@ -209,15 +212,14 @@ def _check_layers(
 def _weight_error(program: TileProgram, layer: MatrixLayer, decoded: Float64) -> float:
     """Largest error of a decoded weight in units of half a level step of its column (of rounding, without levels)."""
     weight = layer.weight.astype(np.float64)
-    scale = np.zeros((program.layers[layer.name].groups * weight.shape[2],))
+    scale, code = np.zeros(program.layers[layer.name].groups * weight.shape[2]), WeightCode.of(program.spec)
     for tile in program.tables.tiles:
         if tile.layer == layer.name:
             tensors = program.tile_tensors[tile.name]
-            scale[tensors.col_map] = tensors.scale
+            scale[tensors.col_map] = tensors.scale / code.slice_weight(tile.slice)
     columns = scale.reshape(weight.shape[0], 1, weight.shape[2])
-    levels = program.spec.device.levels
     # Without levels what remains is the rounding of siemens near g_min.
-    step = 1 / (2 * (levels - 1)) if levels is not None else 1e-9
+    step = np.maximum(code.half_gap(np.clip(weight / columns, -1, 1)), 1e-9)
     return float((np.abs(decoded - weight) / (columns * step * (1 + 1e-9))).max())
 
 
@@ -235,16 +237,14 @@ class _Watch:
         tensors = program.tile_tensors[tile.name]
         if self.allowed.shape == (1, 1):
             self.allowed = np.zeros((len(conversion.current), layer.groups * layer.cols))
-        code_max = program.spec.periphery.output_code_max
-        self.conversions += conversion.current.size
-        if code_max is None:
+        if conversion.adc is None:
             return
-        limit = tile.adc_range[1 if conversion.phase == "-" else 0]
-        excess = np.abs(conversion.current) - limit
-        self.clipped += int((excess > 0.5 * limit / code_max).sum())
-        unit = layer.full_scale / (program.spec.device.span * program.spec.periphery.v_read)
-        error = np.maximum(0.5 * limit / code_max, excess) * (tensors.scale * unit)
-        self.allowed[:, tensors.col_map] += error
+        adc, lsbs = conversion.adc, conversion.current / conversion.adc.lsb
+        self.conversions += lsbs.size
+        excess = np.maximum(lsbs - adc.high, adc.low - lsbs)
+        self.clipped += int((excess > 0.5).sum())
+        unit = layer.full_scale / (program.spec.weight_span * program.spec.periphery.v_read) * abs(conversion.weight)
+        self.allowed[:, tensors.col_map] += np.maximum(0.5, excess) * (adc.lsb * unit * tensors.scale * tensors.gain)
 
 
 def _layer_error(

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from compiler.mapping import Mapping, MatrixLayer
 from runtime.program import TILE_TENSORS, TileProgram
+from runtime.quantize import WeightCode
 from runtime.report import CompileReport
 from runtime.tables import Acc, Instruction, Layer, Load, Loop, Mvm, Step, Store, Tables, Tile, input_phases
 
@@ -43,6 +44,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         input_shapes=dict(mapping.input_shapes),
         digital_nodes=mapping.digital_nodes,
         fuse_batchnorm=mapping.fuse_batchnorm,
+        predistorted=mapping.predistorted,
         inputs=graph.inputs,
         outputs=graph.outputs,
         buffers=graph.buffers,
@@ -88,7 +90,7 @@ def _layer(mapping: Mapping, layer: MatrixLayer) -> Layer:
 
 
 def _tiles(mapping: Mapping, layer: MatrixLayer, names: tuple[str, ...]) -> Iterator[Tile]:
-    ranges = mapping.adc_ranges[layer.name] or ((),) * len(names)
+    ranges = mapping.adc_ranges.get(layer.name) or ((),) * len(names)
     blocks, placements = mapping.grids[layer.name].blocks, mapping.placements[layer.name]
     for name, block, placement, adc_range in zip(names, blocks, placements, ranges, strict=True):
         rows, cols = block.shape
@@ -100,6 +102,7 @@ def _tiles(mapping: Mapping, layer: MatrixLayer, names: tuple[str, ...]) -> Iter
             col=placement.col,
             rows=rows,
             cols=cols,
+            slice=block.slice,
             adc_range=adc_range,
         )
 
@@ -126,6 +129,7 @@ def _loop(mapping: Mapping, layer: MatrixLayer, names: tuple[str, ...]) -> Loop:
 
 def _tensors(mapping: Mapping, layer: MatrixLayer) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     quantized, cols = mapping.quantized[layer.name], layer.weight.shape[2]
+    code = WeightCode.of(mapping.spec)
     parts: dict[str, list[npt.NDArray[Any]]] = {key: [] for key in TILE_TENSORS}
     tiles = zip(
         mapping.grids[layer.name].blocks, mapping.placements[layer.name], mapping.targets[layer.name], strict=True
@@ -137,7 +141,8 @@ def _tensors(mapping: Mapping, layer: MatrixLayer) -> Iterator[tuple[str, npt.ND
         parts["row_map"].append(placement.row_map)
         parts["col_map"].append((block.group * cols + logical).astype(np.int32))
         parts["col_sign"].append(placement.col_sign)
-        parts["scale"].append(quantized.scale[block.group, logical])
+        parts["scale"].append(quantized.scale[block.group, logical] * code.slice_weight(block.slice))
+        parts["gain"].append(targets.gain)
     for key, values in parts.items():
         yield f"{layer.name}/{key}", np.concatenate(values)
     yield f"{layer.name}/bias", layer.bias

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.mapping import LayerStatistics, Mapping, MatrixLayer, QuantizedLayer
-from runtime.quantize import weight_codes
+from runtime.quantize import WeightCode
 
 OFF_TIES = 1 + 1e-3 * (5**0.5 - 1) / 2
 """Ranges are wider than the largest value by this irrational ratio.
@@ -25,14 +25,14 @@ class Quantize:
 
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `quantized`."""
-        levels = mapping.spec.device.levels
+        code = WeightCode.of(mapping.spec)
         quantized = {
-            layer.name: quantize_layer(layer, mapping.statistics[layer.name], levels) for layer in mapping.layers
+            layer.name: quantize_layer(layer, mapping.statistics[layer.name], code) for layer in mapping.layers
         }
         return replace(mapping, quantized=quantized)
 
 
-def quantize_layer(layer: MatrixLayer, statistics: LayerStatistics, levels: int | None) -> QuantizedLayer:
+def quantize_layer(layer: MatrixLayer, statistics: LayerStatistics, code: WeightCode) -> QuantizedLayer:
     """Scales and normalised weights of one layer.
 
     The DAC is unsigned when calibration saw no negative input; its full scale is the largest magnitude seen. A column
@@ -41,8 +41,6 @@ def quantize_layer(layer: MatrixLayer, statistics: LayerStatistics, levels: int 
     weight = layer.weight.astype(np.float64)
     scale = np.abs(weight).max(axis=1)
     scale[scale == 0] = 1.0
-    normalized = np.clip(weight / scale[:, None, :], -1, 1)
-    if levels is not None:
-        normalized = weight_codes(normalized, levels) / (levels - 1)
+    normalized = code.round(np.clip(weight / scale[:, None, :], -1, 1))
     full_scale = max(abs(statistics.low), abs(statistics.high)) * OFF_TIES or 1.0
     return QuantizedLayer(scale=scale, normalized=normalized, full_scale=full_scale, signed=statistics.low < 0)

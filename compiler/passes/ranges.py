@@ -1,70 +1,77 @@
 """The range of every ADC, found by running the assigned tiles on the calibration vectors."""
 
+from collections.abc import Mapping as Table
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from compiler.mapping import Mapping, MatrixLayer, Placement, Targets
+from compiler.mapping import Mapping
+from compiler.passes.emit import emit
 from compiler.passes.quantize import OFF_TIES
+from compiler.report import build_report
+from hwspec.effects import EFFECTS
 from hwspec.spec import HardwareSpec
-from runtime.physics.converters import drive_voltages, phase_part
-from runtime.quantize import Float64, input_codes, level_conductances
-from runtime.tables import input_phases
+from runtime.arrays import calibration_codes
+from runtime.physics.converters import phase_part
+from runtime.program import TileProgram
+from runtime.programming import ProgrammedChip, program_chip
+from runtime.quantize import Float64
+from runtime.tables import Phase, Tile, input_phases
+
+_ALL = 1 << 30
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Give each tile and phase the range that clips at most ``periphery.adc_clip_share`` of its conversions."""
+    """Give each tile and phase the range that clips at most ``periphery.adc_clip_share`` of its conversions.
+
+    The tiles run on an ideal chip: with the spec's wires and converters' curves, without spread, offsets or noise.
+    """
 
     name: ClassVar[str] = "ranges"
     requires: ClassVar[tuple[str, ...]] = ("assign",)
 
     def run(self, mapping: Mapping) -> Mapping:
-        """Fill `adc_ranges` and `clipped`; an ideal ADC has no range."""
-        if mapping.spec.periphery.output_code_max is None:
+        """Fill `adc_ranges` and `clipped`; where nothing needs a range there is none."""
+        if not mapping.spec.periphery.needs_range:
             return replace(mapping, adc_ranges={layer.name: () for layer in mapping.layers}, clipped={})
-        ranges, clipped = {}, {}
-        for layer in mapping.layers:
-            ranges[layer.name], clipped[layer.name] = _layer_ranges(mapping, layer)
-        return replace(mapping, adc_ranges=ranges, clipped=clipped)
+        program = emit(mapping, build_report(mapping, {}), keep_source=False)
+        ranges, clipped = tile_ranges(program)
+        found: dict[str, list[tuple[float, ...]]] = {layer.name: [] for layer in mapping.layers}
+        for tile in program.tables.tiles:
+            found[tile.layer].append(ranges[tile.name])
+        return replace(mapping, adc_ranges={name: tuple(tiles) for name, tiles in found.items()}, clipped=clipped)
 
 
-def _layer_ranges(mapping: Mapping, layer: MatrixLayer) -> tuple[tuple[tuple[float, ...], ...], float]:
-    spec, quantized = mapping.spec, mapping.quantized[layer.name]
-    vectors = mapping.statistics[layer.name].vectors.astype(np.float64)
-    code_max = spec.periphery.input_code_max(quantized.signed)
-    codes = input_codes(vectors, quantized.full_scale, code_max, quantized.signed)
-    volts = [
-        drive_voltages(phase_part(codes, phase), code_max, spec.periphery.v_read)
-        for phase in input_phases(spec, quantized.signed)
-    ]
-    found, over, total = [], 0, 0
-    tiles = zip(
-        mapping.grids[layer.name].blocks, mapping.placements[layer.name], mapping.targets[layer.name], strict=True
-    )
-    for block, placement, targets in tiles:
-        difference = _difference(targets, placement, spec)
-        start = block.group * layer.weight.shape[1]
-        tile = []
-        for volt in volts:
-            current = np.abs(volt[:, start + block.rows.start : start + block.rows.stop] @ difference)
-            tile.append(adc_range(current, spec))
-            over += int((current > tile[-1]).sum())
-            total += current.size
-        found.append(tuple(tile))
-    return tuple(found), over / max(total, 1)
+def tile_ranges(program: TileProgram) -> tuple[dict[str, tuple[float, ...]], Table[str, float]]:
+    """Ranges of each tile by its name, amperes a phase, and the share of conversions that each layer clips."""
+    chip = program_chip(program, effects=EFFECTS.keys() - {"trim"})
+    ranges: dict[str, tuple[float, ...]] = {}
+    over, total = dict.fromkeys(program.layers, 0), dict.fromkeys(program.layers, 0)
+    for tile in program.tables.tiles:
+        found = []
+        for phase in input_phases(program.spec, program.layers[tile.layer].signed):
+            current = tile_currents(chip, tile, phase)
+            found.append(adc_range(current, program.spec))
+            over[tile.layer] += int((current > found[-1]).sum())
+            total[tile.layer] += current.size
+        ranges[tile.name] = tuple(found)
+    return ranges, {name: over[name] / max(total[name], 1) for name in over}
 
 
-def _difference(targets: Targets, placement: Placement, spec: HardwareSpec) -> Float64:
-    """Conductance difference of a tile's pairs, siemens, rows in logical order."""
-    device = spec.device
-    plus, minus = targets.plus, targets.minus
-    if device.levels is not None:
-        table = level_conductances(device.g_min, device.g_max, device.levels)
-        plus, minus = table[plus], table[minus]
-    difference: Float64 = (plus - minus)[placement.row_map]
-    return difference
+def tile_currents(chip: ProgrammedChip, tile: Tile, phase: Phase) -> Float64:
+    """Magnitudes of what a tile's converters see of its calibration vectors in one phase, amperes, all conversions."""
+    drive, spec = chip.drive(tile.layer), chip.layer_spec(tile.layer)
+    logical = calibration_codes(chip.program, drive.code_max, tile, _ALL)
+    codes = np.empty_like(logical)
+    codes[:, chip.program.tile_tensors[tile.name].row_map] = logical
+    part = phase_part(codes, phase)
+    shares = [drive.shares(part, number) for number in range(drive.digits)]
+    channels = [channel for channel in chip.tiles[tile.name].channels if not channel.exact]
+    currents = np.concatenate([channel.current(share, spec) for channel in channels for share in shares])
+    magnitudes: Float64 = np.abs(currents)
+    return magnitudes
 
 
 def adc_range(current: Float64, spec: HardwareSpec) -> float:

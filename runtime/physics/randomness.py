@@ -30,12 +30,14 @@ class Purpose(IntEnum):
     """Noise of each read."""
     TELEGRAPH = 7
     """States of the traps behind random telegraph noise."""
+    TRIM = 8
+    """Noise of the reads that the controller's trim is measured with."""
 
 
-def array_generator(seed: int, purpose: Purpose, array: int) -> np.random.Generator:
+def array_generator(seed: int, purpose: Purpose, array: int, *, chip_seed: int | None = None) -> np.random.Generator:
     """A generator for one purpose on one array, independent of every other one.
 
-    What it draws depends on nothing but the three arguments: neither on how many arrays there are, nor on the order in
+    What it draws depends on nothing but the arguments: neither on how many arrays there are, nor on the order in
     which they are visited. Draw whole arrays from it, ``(rows, cols)`` in physical order, and a cell's number does not
     depend on the tiles that lie there either.
 
@@ -51,16 +53,24 @@ def array_generator(seed: int, purpose: Purpose, array: int) -> np.random.Genera
         What is drawn.
     array
         Index of the physical array, from 0 to 2^32 - 1.
+    chip_seed
+        Of the chip, where `seed` is that of the simulation and its draws differ from one chip to the next.
 
     Raises
     ------
     DataError
         If the seed or the array is no whole number in its range.
     """
-    for subject, value, largest in (("seed", seed, _LARGEST_SEED), ("array", array, _LARGEST_ARRAY)):
+    checked = [("seed", seed, _LARGEST_SEED), ("array", array, _LARGEST_ARRAY)]
+    if chip_seed is not None:
+        checked.append(("chip seed", chip_seed, _LARGEST_SEED))
+    for subject, value, largest in checked:
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise DataError(subject, "must be a whole number", got=value)
         if not 0 <= value <= largest:
             raise DataError(subject, f"must be from 0 to 2^{largest.bit_length()} - 1", got=value)
-    sequence = np.random.SeedSequence(int(seed), spawn_key=(int(purpose), int(array)))
+    key = [int(purpose), int(array)]
+    if chip_seed is not None:
+        key += [int(chip_seed) >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)]
+    sequence = np.random.SeedSequence(int(seed), spawn_key=tuple(key))
     return np.random.Generator(np.random.PCG64(sequence))

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from hwspec.device import MEASURED_RANGE
 from hwspec.errors import SpecError, shown
 from hwspec.units import format_quantity
 from runtime.quantize import Float64
@@ -176,18 +177,18 @@ def wan2022(seconds: float = 1.0) -> SpreadModel:
     logarithm = math.log(max(seconds, times[0]))
     fits = np.array([fit for _, fit in _WAN_2022_FITS])
     coefficients = [float(np.interp(logarithm, np.log(times), fit)) for fit in fits.T]
-    return SpreadModel("wan2022", _from_micro(*coefficients), reference=40e-6, highest=40e-6)
+    return SpreadModel("wan2022", _from_micro(*coefficients), 40e-6, *MEASURED_RANGE["wan2022"])
 
 
-MILO = SpreadModel("milo", _from_micro(4.782, -0.0091), reference=MICRO, lowest=50e-6, highest=225e-6)
+MILO = SpreadModel("milo", _from_micro(4.782, -0.0091), MICRO, *MEASURED_RANGE["milo"])
 """``4.782 - 0.0091 G`` µS for 50 to 225 µS: HfO2 RRAM, Milo et al., IRPS 2021, figure 4, as fitted in CrossSim."""
 
-PCM = SpreadModel("pcm", _from_micro(0.263, 1.965, -1.173), reference=25e-6, highest=25e-6)
+PCM = SpreadModel("pcm", _from_micro(0.263, 1.965, -1.173), 25e-6, *MEASURED_RANGE["pcm"])
 """``0.263 + 1.965 x - 1.173 x²`` µS, ``x = G / 25 µS``: Nandakumar et al., ICECS 2019, as fitted in aihwkit."""
 
 CMO_HFOX = {
-    0.02: SpreadModel("cmo-hfox at 2 %", _from_micro(0.0112, 0.0113), reference=MICRO, lowest=8e-6, highest=90e-6),
-    0.002: SpreadModel("cmo-hfox at 0.2 %", _from_micro(0.00081, 0.00107), reference=MICRO, lowest=8e-6, highest=90e-6),
+    0.02: SpreadModel("cmo-hfox at 2 %", _from_micro(0.0112, 0.0113), MICRO, *MEASURED_RANGE["cmo_hfox"]),
+    0.002: SpreadModel("cmo-hfox at 0.2 %", _from_micro(0.00081, 0.00107), MICRO, *MEASURED_RANGE["cmo_hfox"]),
 }
 """Spread of CMO/HfOx devices by the acceptance range of their programming, a share of the target; 8 to 90 µS."""
 
@@ -285,6 +286,7 @@ def program_cells(
     failed_conductance: float = 0.0,
     verify: WriteVerify | None = None,
     clip: tuple[float, float] = (0.0, math.inf),
+    pulses: np.random.Generator | None = None,
 ) -> Programming:
     """Program an array of cells.
 
@@ -313,6 +315,8 @@ def program_cells(
     clip
         Lowest and highest conductance, siemens, that a pulse can leave: what is drawn beyond them is put there. With a
         lower limit of 0, ``runtime.physics.noise.clipped_moments`` are the moments of a normal spread.
+    pulses
+        Source of what the pulses do, where it is not `generator`, from which failures are drawn first in any case.
 
     Raises
     ------
@@ -330,16 +334,16 @@ def program_cells(
     failed = generator.random(values.shape) < failure_probability
     accepted = np.inf if verify is None else verify.tolerance + verify.relative * values
     conductance = np.empty_like(values)
-    pulses = np.zeros(values.shape, np.int32)
+    counts = np.zeros(values.shape, np.int32)
     waiting = np.ones(values.shape, np.bool_)
     for _ in range(1 if verify is None else verify.budget):
-        drawn = np.where(failed, failed_conductance, np.clip(model.draw(values, generator), *clip))
+        drawn = np.where(failed, failed_conductance, np.clip(model.draw(values, pulses or generator), *clip))
         conductance = np.where(waiting, drawn, conductance)
-        pulses += waiting
+        counts += waiting
         waiting = ~(np.abs(conductance - values) <= accepted)
         if not waiting.any():
             break
-    return Programming(conductance, pulses, ~waiting, failed)
+    return Programming(conductance, counts, ~waiting, failed)
 
 
 def with_access_resistance(conductance: npt.ArrayLike, r_access: float) -> Float64:

@@ -86,9 +86,9 @@ def effective_matrix(
     DataError
         A ValueError: a shape does not fit, or a value is negative, NaN, or (conductances) infinite.
     """
-    g = _conductances(G)
+    g = checked_conductances(G)
     m, n = g.shape[-2:]
-    rw, rb = _segments(g.shape, r_word, r_bit, r_driver, r_sense)
+    rw, rb = checked_segments(g.shape, r_word, r_bit, r_driver, r_sense)
     batch = g.shape[:-2]
     count = math.prod(batch)
     g = g.reshape(count, m, n)
@@ -152,8 +152,8 @@ def approximate_matrix(
     (..., N, M) float64
         Siemens.
     """
-    g = _conductances(G)
-    rw, rb = _segments(g.shape, r_word, r_bit, r_driver, r_sense)
+    g = checked_conductances(G)
+    rw, rb = checked_segments(g.shape, r_word, r_bit, r_driver, r_sense)
     no_word, no_bit = np.isinf(rw), np.isinf(rb)
     a = (np.where(no_word, 0.0, rw) * g[..., ::-1].cumsum(-1)[..., ::-1]).cumsum(-1)
     b = (np.where(no_bit, 0.0, rb) * g.cumsum(-2))[..., ::-1, :].cumsum(-2)[..., ::-1, :]
@@ -179,7 +179,7 @@ def approximation_error(approximate: Float64, exact: Float64, inputs: npt.ArrayL
     """
     error = approximate - exact
     if inputs is not None:
-        v = _numbers("inputs", "volts", inputs)
+        v = checked_numbers("inputs", "volts", inputs)
         if v.ndim != 2 or v.shape[1] != exact.shape[-1]:
             raise DataError("inputs", f"must have the shape (V, {exact.shape[-1]})", got=v.shape)
         error, exact = error @ v.T, exact @ v.T
@@ -188,7 +188,8 @@ def approximation_error(approximate: Float64, exact: Float64, inputs: npt.ArrayL
     return ratio
 
 
-def _numbers(name: str, unit: str, value: npt.ArrayLike) -> Float64:
+def checked_numbers(name: str, unit: str, value: npt.ArrayLike) -> Float64:
+    """An array of real numbers; raises `DataError` naming it if it is none."""
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
@@ -198,8 +199,9 @@ def _numbers(name: str, unit: str, value: npt.ArrayLike) -> Float64:
     return array.astype(np.float64, copy=False)
 
 
-def _conductances(value: npt.ArrayLike) -> Float64:
-    g = _numbers("G", "siemens", value)
+def checked_conductances(value: npt.ArrayLike) -> Float64:
+    """Conductances ``(..., M, N)``; raises `DataError` unless they are finite and not negative."""
+    g = checked_numbers("G", "siemens", value)
     if g.ndim < 2 or 0 in g.shape[-2:]:
         hint = "its last axes are the word lines and the bit lines, one of each at least"
         raise DataError("G", "must have the shape (..., M, N)", got=g.shape, hint=hint)
@@ -210,7 +212,7 @@ def _conductances(value: npt.ArrayLike) -> Float64:
 
 
 def _resistances(name: str, value: npt.ArrayLike) -> Float64:
-    r = _numbers(name, "ohms", value)
+    r = checked_numbers(name, "ohms", value)
     bad = ~(r >= 0)
     if bad.any():
         hint = "use infinity for an open line" if np.isnan(r[bad][0]) else ""
@@ -218,7 +220,7 @@ def _resistances(name: str, value: npt.ArrayLike) -> Float64:
     return r
 
 
-def _segments(
+def checked_segments(
     shape: tuple[int, ...], r_word: npt.ArrayLike, r_bit: npt.ArrayLike, r_driver: float, r_sense: float
 ) -> tuple[Float64, Float64]:
     """Ohms of every segment, ends included: ``(M, N)`` where all arrays of a batch share them, else of `shape`."""

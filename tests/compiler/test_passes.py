@@ -33,11 +33,12 @@ from hwspec.spec import HardwareSpec
 from runtime.check import check_program
 from runtime.program import TileProgram
 from runtime.programming import program_chip
+from runtime.quantize import WeightCode
 from runtime.reference import Conversion, Reference
 from runtime.tables import Host
 
 PAIRINGS = st.sampled_from(["two_arrays", "neighbouring_columns"])
-PASSES = ["clean", "lower", "partition", "calibrate", "quantize", "place", "assign", "ranges"]
+PASSES = ["clean", "lower", "partition", "calibrate", "quantize", "place", "assign", "predistort", "ranges"]
 
 
 @st.composite
@@ -105,12 +106,10 @@ def test_scales_and_levels(model: SmallModel, spec: HardwareSpec) -> None:
     weight = layer.weight.astype(np.float64)
     np.testing.assert_array_equal(quantized.scale, np.abs(weight).max(axis=1))
     error = np.abs(quantized.normalized * quantized.scale[:, None] - weight)
-    if spec.device.levels is None:
-        assert (error <= 1e-12).all()
-    else:
-        steps = spec.device.levels - 1
-        assert (error <= quantized.scale[:, None] * (0.5 / steps + 1e-12)).all()
-        np.testing.assert_allclose(quantized.normalized * steps, np.rint(quantized.normalized * steps), atol=1e-9)
+    code = WeightCode.of(spec)
+    half_gap = code.half_gap(np.clip(weight / quantized.scale[:, None], -1, 1))
+    assert (error <= quantized.scale[:, None] * (half_gap + 1e-12)).all()
+    np.testing.assert_allclose(code.round(quantized.normalized), quantized.normalized, atol=1e-12)
     statistics = mapping.statistics["layer"]
     assert quantized.signed == (statistics.low < 0)
     largest = max(-statistics.low, statistics.high)
@@ -131,7 +130,7 @@ def test_a_layer_that_sees_only_zeros_compiles() -> None:
     mapping = map_small(matmul(6, 5), small_spec(), "calibrate")
     statistics = mapping.statistics["layer"]
     empty = replace(statistics, low=0.0, high=0.0, vectors=np.zeros_like(statistics.vectors))
-    quantized = quantize_layer(mapping.layers[0], empty, 16)
+    quantized = quantize_layer(mapping.layers[0], empty, WeightCode.of(mapping.spec))
     assert (quantized.full_scale, quantized.signed) == (1.0, False)
     mapping = replace(mapping, statistics={"layer": empty}, quantized={"layer": quantized}, passes=tuple(PASSES[:5]))
     finished = run_passes(mapping, [Place(), Assign(), Ranges()]).mapping
@@ -426,3 +425,19 @@ def test_report_counts_what_the_program_holds() -> None:
     weight = program.weights["layer"][0].astype(np.float64)
     error = np.linalg.norm(program.decoded_weights("layer")[0] - weight) / np.linalg.norm(weight)
     assert layer.weight_error == pytest.approx(error, rel=1e-9)
+
+
+def test_the_flip_code_halves_the_largest_current() -> None:
+    """Columns of high weights are stored with the opposite sign; the results are the same."""
+    weights = np.abs(np.random.default_rng(0).standard_normal((24, 6)))
+    weights[:, ::2] *= -1
+    model = one_node("MatMul", weights, (24,), positive=True)
+    spec = small_spec({"array.pairing": "reference", "array.rows": 32, "periphery.adc_bits": None})
+    program = finish(run_compile(load_model(model.proto), spec, CompileOptions(), None))
+    (tensors,) = program.tile_tensors.values()
+    np.testing.assert_array_equal(tensors.col_sign, [1, -1, 1, -1, 1, -1])
+    conductance, _ = program.target_conductances("t0")
+    assert (conductance.mean(0) < spec.reference_conductance).all()
+    step = 2 / (16 - 1)
+    scale = np.abs(weights).max(0)
+    assert (np.abs(program.decoded_weights("layer")[0] - weights) <= scale * step / 2 * (1 + 1e-6)).all()

@@ -27,6 +27,16 @@ def test_no_two_keys_share_a_stream() -> None:
     assert len(draws) == len(keys)
 
 
+def test_a_chip_s_seed_is_a_key_of_its_own() -> None:
+    """Chip 0 is not the lack of a chip, and no two pairs of seeds meet."""
+    seeds = [0, 1, 7, 1 << 32, (1 << 128) - 1]
+    draws = {
+        array_generator(seed, Purpose.PROGRAMMING, 0, chip_seed=chip).bytes(16) for seed in seeds for chip in seeds
+    }
+    draws |= {array_generator(seed, Purpose.PROGRAMMING, 0).bytes(16) for seed in seeds}
+    assert len(draws) == len(seeds) * (len(seeds) + 1)
+
+
 def test_streams_of_neighbouring_keys_are_uncorrelated() -> None:
     draws = [
         array_generator(seed, purpose, array).standard_normal(20000)
@@ -48,7 +58,22 @@ def test_streams_never_change() -> None:
         2713915524,
         1452709794,
     ]
-    assert [purpose.value for purpose in Purpose] == [1, 2, 3, 4, 5, 6, 7]
+    assert array_generator(7, Purpose.TRIM, 2).integers(1 << 32, size=3).tolist() == [
+        2832014892,
+        4200067095,
+        2343144947,
+    ]
+    assert array_generator(7, Purpose.PROGRAMMING, 2, chip_seed=5).integers(1 << 32, size=3).tolist() == [
+        404005550,
+        3876044782,
+        4120843692,
+    ]
+    assert array_generator(7, Purpose.TELEGRAPH, 0, chip_seed=1 << 100).integers(1 << 32, size=3).tolist() == [
+        3327884718,
+        2833020834,
+        3031362175,
+    ]
+    assert [purpose.value for purpose in Purpose] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("value", [-1, 1.0, True, "1", None])
@@ -57,6 +82,9 @@ def test_keys_must_be_whole_numbers(value: object) -> None:
         array_generator(value, Purpose.SPREAD, 0)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="array must be"):
         array_generator(0, Purpose.SPREAD, value)  # type: ignore[arg-type]
+    if value is not None:
+        with pytest.raises(DataError, match="chip seed must be"):
+            array_generator(0, Purpose.SPREAD, 0, chip_seed=value)  # type: ignore[arg-type]
 
 
 def test_keys_have_a_largest_value() -> None:
@@ -64,6 +92,8 @@ def test_keys_have_a_largest_value() -> None:
         array_generator(1 << 128, Purpose.SPREAD, 0)
     with pytest.raises(DataError, match=r"array must be from 0 to 2\^32 - 1"):
         array_generator(0, Purpose.SPREAD, 1 << 32)
+    with pytest.raises(DataError, match=r"chip seed must be from 0 to 2\^128 - 1"):
+        array_generator(0, Purpose.SPREAD, 0, chip_seed=1 << 128)
     assert array_generator(np.int64(5), Purpose.SPREAD, np.int64(1)).random() == (  # type: ignore[arg-type]
         array_generator(5, Purpose.SPREAD, 1).random()
     )

@@ -49,7 +49,7 @@ def test_relative_error_without_labels_falls_with_resolution(data: Dataset) -> N
 def test_by_layer_isolates_one_layer(data: Dataset) -> None:
     plain = Dataset(data.inputs, None, None, data.axes, data.fixed_batch).take(slice(0, 40))
     program = xbarc.compile(MODEL, calibration=data)
-    report = xbarc.evaluate(program, plain, by_layer=True)
+    report = xbarc.evaluate(program, plain, by_layer=True, chips=0)
     assert [layer.layer for layer in report.by_layer] == list(program.layers)
     assert all(0 < layer.value < report.ideal for layer in report.by_layer)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from hwspec.errors import DataError, SpecError
+from hwspec.units import parse_quantity
 
 ProgramPath = Annotated[str, typer.Argument(metavar="PROGRAM", help="Tile program (.xbar).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -20,6 +21,14 @@ Normalize = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most so many samples, drawn at random.")]
 Device = Annotated[str, typer.Option(help="Torch device to compute on, e.g. cuda.")]
+Chips = Annotated[
+    int, typer.Option(min=0, max=100_000, help="Chips to run on, of the seeds from --seed on; 0 is an ideal chip.")
+]
+Time = Annotated[str, typer.Option(help="Time between programming and the reads: 1h, 1d, 90 s.")]
+Only = Annotated[
+    str | None, typer.Option(help="Physical effects to keep: spread,wires. `xbarc spec effects` lists them.")
+]
+Without = Annotated[str | None, typer.Option(help="Physical effects to switch off: read_noise,adc.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Samples a batch.")]
 
 
@@ -83,6 +92,22 @@ def parse_fields(texts: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise SpecError("--set", "must have a value that is valid YAML", got=text) from None
     return fields
+
+
+def parse_time(text: str) -> float:
+    """Read a time such as ``1d``, ``90 s`` or ``3600`` (seconds)."""
+    try:
+        seconds = parse_quantity(text, "second")
+    except ValueError as error:
+        raise DataError("--time", str(error)) from None
+    if seconds < 0:
+        raise DataError("--time", "must not be negative", got=text)
+    return seconds
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Read names separated by commas."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_normalize(text: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

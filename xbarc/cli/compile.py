@@ -35,6 +35,7 @@ def compile_(
     ] = None,
     digital: Annotated[list[str] | None, typer.Option(help="Keep this node digital. Repeat for more.")] = None,
     share_arrays: Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")] = True,
+    predistort: Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")] = True,
     fuse_batchnorm: Annotated[bool, typer.Option(help="Fuse batch normalisation into layers.")] = True,
     source: Annotated[bool, typer.Option(help="Keep the model in the program; later verbs need it.")] = True,
     seed: Seed = 0,
@@ -57,6 +58,7 @@ def compile_(
         input_shapes=parse_shapes(input_shape or []),
         digital=tuple(digital or ()),
         share_arrays=share_arrays,
+        predistort=predistort,
         fuse_batchnorm=fuse_batchnorm,
         keep_source=source,
     )
@@ -81,6 +83,7 @@ def compile_(
             options,
             batches,
             progress=lambda done: advance("calibrating", done, None),
+            tiles_done=lambda done, total: advance("pre-distorting tiles", done, total),
             stop_after=stop_after,
             after_each=after_each,
         )

@@ -6,16 +6,23 @@ import typer
 
 from xbarc.cli.arguments import (
     BatchSize,
+    Chips,
     Device,
     Json,
     Limit,
     ModelPath,
     Normalize,
+    Only,
     ProgramPath,
     Seed,
     Split,
+    Time,
+    Without,
+    parse_names,
+    parse_time,
 )
 from xbarc.cli.output import emit_json, note, progress_bar, say, table
+from xbarc.cli.programming import print_trim
 from xbarc.cli.reading import read_samples
 
 
@@ -29,6 +36,10 @@ def eval_(
     limit: Limit = None,
     batch: BatchSize = 64,
     device: Device = "cpu",
+    chips: Chips = 1,
+    time: Time = "0 s",
+    only: Only = None,
+    without: Without = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -47,6 +58,10 @@ def eval_(
             batch=batch,
             device=device,
             seed=seed,
+            chips=chips,
+            time=parse_time(time),
+            only=parse_names(only),
+            without=parse_names(without) or [],
             progress=advance,
         )
     if json:
@@ -58,7 +73,15 @@ def eval_(
         say("")
     low, high = report.ci95
     say(f"float    {report.float_:.2%} {unit} ({report.samples} samples)")
-    say(f"crossbar {report.mean:.2%} (95 % interval {low:.2%} to {high:.2%} over samples), spec {loaded.spec.name}")
+    say(f"ideal    {report.ideal:.2%}: no spread, failures, offsets or noise")
+    chip_word = "an ideal chip" if not chips else "1 chip" if chips == 1 else f"{chips} chips"
+    spread = f", {report.std:.2%} from chip to chip" if chips > 1 else ""
+    say(
+        f"crossbar {report.mean:.2%} (95 % interval {low:.2%} to {high:.2%}{spread}) on {chip_word}, "
+        f"spec {loaded.spec.name}"
+    )
+    say(f"effects  {', '.join(report.effects) or 'none'}")
+    print_trim(report.trim)
     for warning in report.warnings:
         say(f"warning: {warning}")
     for segment, reason in report.onnxruntime_segments.items():

@@ -12,6 +12,7 @@ def map_(
     program: ProgramPath,
     output: Annotated[str, typer.Option("-o", "--output", help="Where to write the remapped program.")],
     share_arrays: Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")] = True,
+    predistort: Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")] = True,
     json: Json = False,
 ) -> None:
     """Place tiles, assign conductances and set converter ranges again; the model is not compiled anew."""
@@ -20,7 +21,7 @@ def map_(
 
     path = output_path(output)
     with progress_bar("remapping", quiet=json):
-        remapped = remap(load(program), share_arrays=share_arrays)
+        remapped = remap(load(program), share_arrays=share_arrays, predistort=predistort)
     remapped.save(path)
     if json:
         emit_json(report_json(output, remapped))

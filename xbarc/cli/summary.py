@@ -14,8 +14,9 @@ def print_summary(program: TileProgram, *, layers: bool = True) -> None:
     """Print what a program maps, what it takes, and what stayed digital and why."""
     report, array = program.report, program.spec.array
     totals = report.totals
-    pairs = array.pairing.replace("_", " ")
-    say(f"model {report.model}, spec {report.spec}: {array.rows}x{array.cols} arrays, pairs on {pairs}")
+    single = array.pairing == "reference"
+    pairs = "single devices" if single else f"pairs on {array.pairing.replace('_', ' ')}"
+    say(f"model {report.model}, spec {report.spec}: {array.rows}x{array.cols} arrays, {pairs}")
     if layers:
         rows = [
             [
@@ -46,8 +47,36 @@ def print_summary(program: TileProgram, *, layers: bool = True) -> None:
     for reason, ops in _reasons(report).items():
         names = ", ".join(f"{op} x {count}" if count > 1 else op for op, count in ops.most_common())
         say(f"  digital: {names}: {reason}")
+    _print_wires(report)
+    say(f"physical effects        {', '.join(report.effects) or 'none'}")
+    say(f"  not modelled          {'; '.join(report.excluded)}")
     for warning in report.warnings:
         say(f"warning: {warning}")
+
+
+def _print_wires(report: CompileReport) -> None:
+    found = [(layer.name, layer.wires) for layer in report.layers if layer.wires is not None]
+    if not found:
+        return
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3%}"
+
+    say("")
+    table(
+        ("wires: output error of", "as mapped", "gain a column", "pre-distorted", "headroom", "closed form's error"),
+        [
+            [
+                name,
+                shown(wires.error),
+                shown(wires.error_with_gain),
+                shown(wires.error_predistorted),
+                "-" if wires.headroom is None else f"{wires.headroom:.2f}",
+                shown(wires.closed_form_error),
+            ]
+            for name, wires in found
+        ],
+    )
 
 
 def _share(part: int, whole: int) -> str:

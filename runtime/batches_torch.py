@@ -1,0 +1,370 @@
+"""The conversions of a loop in torch: tiles side by side in matrices, matrices of one shape in batches.
+
+Everything linear (the voltage of a code, the conductances, gain errors, the lsb of a converter) is folded into the
+matrix, so that rounding its product gives ADC codes. What a spec does not have is None here and costs nothing.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hwspec.spec import HardwareSpec
+from runtime.channels import Channel, NoiseSource, correlated
+from runtime.physics.converters import Drive
+from runtime.physics.readout import Readout, turning_point
+from runtime.programming import ProgrammedChip
+from runtime.quantize import Float64, output_codes
+from runtime.tables import Load, Mvm, Phase
+
+ToTensor = Callable[[npt.NDArray[np.float64]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One tile's channel, in the order of the elements that its rows are driven by."""
+
+    tile: str
+    channel: Channel
+    readout: Readout
+    rows: npt.NDArray[np.int32]
+    columns: npt.NDArray[np.int64]
+    factor: Float64
+    """What an ampere counts for in the result, with the channel's sign."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Drive:
+    """One loaded vector, and one channel of all the tiles that it drives in one phase, side by side."""
+
+    phase: Phase
+    start: int
+    number: int
+    parts: tuple[_Part, ...]
+
+    @property
+    def columns(self) -> npt.NDArray[np.int64]:
+        """Elements of the result that its columns belong to."""
+        return np.concatenate([part.columns for part in self.parts])
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What drives must share to be computed at once."""
+        first = self.parts[0]
+        cols = sum(len(part.columns) for part in self.parts)
+        codes = first.readout.codes
+        limits = None if codes is None else (codes.low, codes.high)
+        thresholds = any(part.readout.thresholds() is not None for part in self.parts)
+        return self.phase, self.number, len(first.rows), cols, limits, first.channel.exact, thresholds
+
+
+@dataclass(frozen=True, eq=False)
+class _Bends:
+    """A readout that is not linear, in units of the range: everything ``(batch, 1, cols)``, or one number."""
+
+    compliance: Tensor | None
+    gain: Tensor
+    offset: Tensor
+    cubic: float
+    saturation: float
+    noise: Tensor | None
+    to_lsb: Tensor
+    adc_offset: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Drives of equal shape: ``inputs (batch, windows, rows) @ matrix (batch, rows, cols)`` and what follows.
+
+    `factor` ``(batch, 1, cols)`` turns codes into results, which go to `columns`; `summed` when all drives share them.
+    """
+
+    drives: tuple[_Drive, ...]
+    matrix: Tensor
+    variance: Tensor | None
+    shift: Tensor | None
+    own_noise: Tensor | None
+    bends: _Bends | None
+    amperes: Tensor | None
+    """What turns the networks' amperes into the matrix's unit; None without networks."""
+    limits: tuple[int, int] | None
+    thresholds: Tensor | None
+    factor: Tensor
+    columns: Tensor
+    summed: bool
+    whole: bool
+
+    def read(self, inputs: Tensor, extra: Tensor | None) -> Tensor:
+        """Noiseless currents for inputs ``(batch, windows, rows)``, in the matrix's unit."""
+        found = torch.bmm(inputs, self.matrix)
+        return found if extra is None else found + extra
+
+    def convert(self, current: Tensor, own: Tensor | None) -> Tensor:
+        """Codes of currents in the matrix's unit (amperes where the ADC is ideal)."""
+        found = current
+        bends = self.bends
+        if bends is not None:
+            found = found if self.shift is None else found + self.shift
+            if bends.compliance is not None:
+                found = torch.minimum(torch.maximum(found, -bends.compliance), bends.compliance)
+            found = found * bends.gain + bends.offset
+            if bends.cubic:
+                if bends.cubic < 0:
+                    found = found.clamp(-turning_point(bends.cubic), turning_point(bends.cubic))
+                found = found + bends.cubic * found**3
+            if bends.saturation:
+                found = found / (1 + bends.saturation * found.abs())
+            if own is not None and bends.noise is not None:
+                found = found + own * bends.noise
+            found = found * bends.to_lsb + bends.adc_offset
+        else:
+            found = found if self.shift is None else found + self.shift
+            if own is not None and self.own_noise is not None:
+                found = found + own * self.own_noise
+        if self.limits is None:
+            return found
+        if self.thresholds is None:
+            return output_codes(found, *self.limits)
+        across = found.transpose(1, 2).contiguous()
+        codes = self.limits[0] + torch.searchsorted(self.thresholds, across)
+        return codes.transpose(1, 2).to(found.dtype)
+
+
+class BatchCompiler:
+    """Makes the batches of a layer.
+
+    Parameters
+    ----------
+    chip
+        The programmed chip.
+    to_tensor
+        Puts an array where the engine computes.
+    """
+
+    def __init__(self, chip: ProgrammedChip, to_tensor: ToTensor) -> None:
+        self._chip, self._tensor = chip, to_tensor
+
+    def batches(self, layer: str, terms: list[tuple[Mvm, Load]], length: int) -> tuple[Batch, ...]:
+        """Group MVMs: those that share a vector side by side, then those of equal shape on top of one another."""
+        by_vector: dict[tuple[object, ...], list[tuple[_Part, Phase, int, int]]] = {}
+        for mvm, load in terms:
+            for number, part in enumerate(self._parts(layer, mvm)):
+                codes, networks = part.readout.codes, bool(part.channel.networks)
+                limits = None if codes is None else (codes.low, codes.high)
+                key = (mvm.phase, load.start, load.stop, number, limits, networks)
+                by_vector.setdefault(key, []).append((part, mvm.phase, load.start, number))
+        by_kind: dict[tuple[object, ...], list[_Drive]] = {}
+        for found in by_vector.values():
+            _, phase, start, number = found[0]
+            drive = _Drive(phase, start, number, tuple(part for part, _, _, _ in found))
+            by_kind.setdefault((*drive.kind, bool(drive.parts[0].channel.networks)), []).append(drive)
+        return tuple(self._batch(layer, tuple(drives), length) for drives in by_kind.values())
+
+    def constant(self, layer: str, terms: list[tuple[Mvm, Load]], length: int) -> Tensor | None:
+        """What the trim's offsets add to each element of the result; None for nothing."""
+        chip, total = self._chip, np.zeros(length)
+        for mvm, _ in terms:
+            on_chip, tensors = chip.tiles[mvm.tile], chip.program.tile_tensors[mvm.tile]
+            if mvm.phase != "-":
+                weight = tensors.col_sign * tensors.scale * tensors.gain * chip.result_unit(layer)
+                np.add.at(total, tensors.col_map, on_chip.offset * weight)
+        return self._tensor(total) if total.any() else None
+
+    def _parts(self, layer: str, mvm: Mvm) -> list[_Part]:
+        chip = self._chip
+        tile, tensors = chip.program.tiles[mvm.tile], chip.program.tile_tensors[mvm.tile]
+        on_chip = chip.tiles[mvm.tile]
+        unit = chip.result_unit(layer) * (-1 if mvm.phase == "-" else 1)
+        weight = tensors.col_sign * tensors.scale * tensors.gain * on_chip.gain * unit
+        return [
+            _Part(
+                tile=mvm.tile,
+                channel=channel,
+                readout=chip.readout(tile, mvm.phase, channel),
+                rows=tensors.row_map,
+                columns=tensors.col_map.astype(np.int64),
+                factor=weight * channel.sign,
+            )
+            for channel in on_chip.channels
+        ]
+
+    def _batch(self, layer: str, drives: tuple[_Drive, ...], length: int) -> Batch:
+        columns = [drive.columns for drive in drives]
+        summed = all(np.array_equal(other, columns[0]) for other in columns)
+        flat = columns[0] if summed else np.concatenate(columns)
+        first = drives[0].parts[0]
+        codes = None if first.channel.exact else first.readout.codes
+        volt = self._volt(layer)
+        bent = _is_bent(first)
+
+        def rows(of: Callable[[_Part], Float64]) -> Tensor:
+            return self._tensor(np.stack([np.concatenate([of(part) for part in d.parts], axis=-1) for d in drives]))
+
+        def row(of: Callable[[_Part], Float64]) -> Tensor:
+            return rows(of)[:, None]
+
+        def some(of: Callable[[_Part], Float64 | None]) -> bool:
+            return any(of(part) is not None for drive in drives for part in drive.parts)
+
+        noisy = not first.channel.exact
+        read = first.readout
+        return Batch(
+            drives=drives,
+            matrix=rows(lambda part: part.channel.matrix[part.rows] * (volt * _into(part))),
+            variance=rows(lambda part: _variance(part)[part.rows] * (volt * _into(part)) ** 2)
+            if some(lambda part: part.channel.variance)
+            else None,
+            shift=_nonzero(row(_shift)) if noisy else None,
+            own_noise=row(_own) if noisy and read.noise else None,
+            bends=self._bends(row, read) if bent else None,
+            amperes=row(_into) if first.channel.networks else None,
+            limits=None if codes is None else (codes.low, codes.high),
+            thresholds=None
+            if codes is None or all(part.readout.thresholds() is None for drive in drives for part in drive.parts)
+            else self._tensor(np.stack([np.concatenate([_thresholds(part) for part in d.parts]) for d in drives])),
+            factor=row(lambda part: part.factor * _unit(part)),
+            columns=torch.from_numpy(flat).to(self._tensor(np.zeros(1)).device),
+            summed=summed,
+            whole=np.array_equal(flat, np.arange(length)),
+        )
+
+    def _volt(self, layer: str) -> float:
+        """Volts of one unit of the inputs: a code where drivers and devices are linear, else a volt."""
+        drive = self._chip.drive(layer)
+        return drive.v_read / drive.top if in_codes(self._chip, layer, drive) else 1.0
+
+    def _bends(self, row: Callable[[Callable[[_Part], Float64]], Tensor], read: Readout) -> _Bends:
+        def each(of: Callable[[_Part], float]) -> Tensor:
+            return row(lambda part: np.full(len(part.columns), of(part)))
+
+        def scale(part: _Part) -> float:
+            return part.readout.full_scale or 1.0
+
+        limit = read.compliance
+        return _Bends(
+            compliance=None if limit is None else each(lambda part: limit / scale(part)),
+            gain=row(lambda part: 1 + part.readout.errors.gain),
+            offset=row(lambda part: part.readout.errors.offset * part.readout.lsb / scale(part)),
+            cubic=read.cubic,
+            saturation=read.saturation,
+            noise=each(lambda part: read.noise * part.readout.lsb / scale(part)) if read.noise else None,
+            to_lsb=row(lambda part: (1 + part.readout.errors.adc_gain) * (scale(part) / _unit(part))),
+            adc_offset=row(lambda part: part.readout.errors.adc_offset * (part.readout.lsb / _unit(part))),
+        )
+
+
+def in_codes(chip: ProgrammedChip, layer: str, drive: Drive) -> bool:
+    """Whether a layer's inputs can stay codes: their voltage is folded into the matrix."""
+    return drive.nonlinearity == 0 and chip.layer_spec(layer).device.iv.linear
+
+
+def effective_volts(shares: Tensor, spec: HardwareSpec) -> Tensor:
+    """Voltages that ohmic devices would take for these shares of v_read; see `runtime.channels.effective_volts`."""
+    law, v_read = spec.device.iv, spec.periphery.v_read
+    volts = shares * v_read
+    if spec.periphery.input_coding == "amplitude" and law.alpha:
+        if law.model == "sinh":
+            volts = torch.sinh(law.alpha * volts) * (v_read / math.sinh(law.alpha * v_read))
+        else:
+            volts = volts * (1 + (law.alpha * volts) ** 2) / (1 + (law.alpha * v_read) ** 2)
+    return torch.where(shares < 0, (1 + law.asymmetry) * volts, volts) if law.asymmetry else volts
+
+
+def _is_bent(part: _Part) -> bool:
+    read = part.readout
+    return not part.channel.exact and bool(read.cubic or read.saturation or read.compliance is not None)
+
+
+def _unit(part: _Part) -> float:
+    """Amperes that a converted number counts in: the lsb, or one where the ADC is ideal."""
+    return 1.0 if part.channel.exact or part.readout.codes is None else part.readout.codes.lsb
+
+
+def _into(part: _Part) -> Float64:
+    """What an ampere is in the unit of a part's matrix, for each column: of the range where it bends, else lsb."""
+    if _is_bent(part):
+        return np.full(len(part.columns), 1 / (part.readout.full_scale or 1.0))
+    if part.channel.exact:
+        return np.ones(len(part.columns))
+    errors = part.readout.errors
+    return (1 + errors.gain) * (1 + errors.adc_gain) / _unit(part)
+
+
+def _shift(part: _Part) -> Float64:
+    """What a part's currents are off without any input, in the unit of its matrix."""
+    static = part.channel.static
+    found = np.zeros(len(part.columns)) if static is None else static * _into(part)
+    if _is_bent(part):
+        return found
+    read = part.readout
+    own = read.errors.offset * (1 + read.errors.adc_gain) + read.errors.adc_offset
+    return found + own * (read.lsb / _unit(part))
+
+
+def _own(part: _Part) -> Float64:
+    """Standard deviation of the readout's noise, in the unit of a part's matrix."""
+    read = part.readout
+    return read.noise * read.lsb / _unit(part) * (1 + read.errors.adc_gain)
+
+
+def _variance(part: _Part) -> Float64:
+    found = part.channel.variance
+    return np.zeros_like(part.channel.matrix) if found is None else found
+
+
+def _thresholds(part: _Part) -> Float64:
+    found, codes = part.readout.thresholds(), part.readout.codes
+    assert codes is not None
+    if found is not None:
+        return found
+    return np.broadcast_to(np.arange(codes.low, codes.high) + 0.5, (len(part.columns), codes.high - codes.low))
+
+
+def _nonzero(value: Tensor) -> Tensor | None:
+    return value if bool(value.any()) else None
+
+
+class Noise:
+    """Standard normal numbers for the reads of batches.
+
+    Parameters
+    ----------
+    generator
+        Where they come from.
+    source
+        What gives them instead, for each tile, where that is not None.
+    """
+
+    def __init__(self, generator: torch.Generator, source: NoiseSource | None) -> None:
+        self._generator, self._source = generator, source
+
+    def draw(self, batch: Batch, kind: str, digits: int, like: Tensor) -> list[Tensor]:
+        """Numbers of the shape of `like`, ``(batch, windows, cols)``, for each digit."""
+        if self._source is None:
+            options = {"generator": self._generator, "device": like.device, "dtype": like.dtype}
+            return [torch.randn(like.shape, **options) for _ in range(digits)]  # type: ignore[call-overload]
+        found = np.empty((digits, *like.shape))
+        for number, drive in enumerate(batch.drives):
+            at = 0
+            for part in drive.parts:
+                shape = (digits, like.shape[1], len(part.columns))
+                drawn = self._source(part.tile, drive.phase, drive.number, kind, shape)  # type: ignore[arg-type]
+                found[:, number, :, at : at + shape[2]] = drawn
+                at += shape[2]
+        return list(torch.as_tensor(found, dtype=like.dtype, device=like.device))
+
+
+def read_noise(batch: Batch, inputs: list[Tensor], noise: Noise, *, per_vector: bool) -> list[Tensor]:
+    """Noise of each digit's read, in the unit of the batch's matrix."""
+    assert batch.variance is not None
+    power = batch.variance
+    like = torch.bmm(inputs[0] ** 2, power)
+    draws = noise.draw(batch, "read", len(inputs), like)
+    if not per_vector or len(inputs) == 1:
+        variances = [like, *(torch.bmm(one**2, power) for one in inputs[1:])]
+        return [value.clamp(min=0).sqrt() * z for value, z in zip(variances, draws, strict=True)]
+    return correlated(lambda k, j: torch.bmm(inputs[k] * inputs[j], power), draws)

@@ -1,0 +1,224 @@
+"""The devices of one array, from what they are programmed to, to what they conduct at a given time.
+
+In order: spread and write-verify, drift, temperature, slow traps, the means of clipped noise and fast traps, access
+resistance (``physics.md`` section 2 and 3). Siemens, seconds.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hwspec.device import Device, ReadNoise, Spread
+from runtime.physics.drift import draw_trajectory
+from runtime.physics.noise import (
+    advance_traps,
+    clipped_moments,
+    clipped_variance,
+    cmo_hfox_read_sigma,
+    draw_traps,
+    pcm_read_sigma,
+    telegraph_conductance,
+    telegraph_moments,
+)
+from runtime.physics.randomness import Purpose, array_generator
+from runtime.physics.spread import (
+    MILO,
+    PCM,
+    SpreadModel,
+    WriteVerify,
+    cmo_hfox,
+    constant,
+    lognormal,
+    program_cells,
+    relative,
+    wan2022,
+    with_access_resistance,
+)
+from runtime.quantize import Float64
+
+_BOLTZMANN = 8.617333262e-5
+"""Electronvolts a kelvin."""
+_ZERO_CELSIUS = 273.15
+_ROOM = 25.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Which chip is programmed and read, and when.
+
+    Attributes
+    ----------
+    chip_seed
+        Of spread, failures and trajectories.
+    seed
+        Of programming pulses and traps.
+    seconds
+        Time since programming.
+    """
+
+    chip_seed: int
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The devices of an array as reads see them; every array is ``(rows, cols)``.
+
+    Attributes
+    ----------
+    conductance
+        Mean over reads, access resistance included, siemens.
+    variance
+        From read to read, siemens²; None without noise.
+    pulses
+        That programming took.
+    converged, failed
+        Devices within tolerance of their target, and those whose programming failed.
+    """
+
+    conductance: Float64
+    variance: Float64 | None
+    pulses: npt.NDArray[np.int32]
+    converged: npt.NDArray[np.bool_]
+    failed: npt.NDArray[np.bool_]
+
+
+def spread_model(spread: Spread) -> SpreadModel:
+    """The model of programming spread that a spec names."""
+    match spread.model:
+        case "none":
+            return constant(0.0)
+        case "constant":
+            return constant(spread.sigma)
+        case "relative":
+            return relative(spread.share)
+        case "lognormal":
+            return lognormal(spread.log_sigma)
+        case "wan2022":
+            return wan2022()
+        case "milo":
+            return MILO
+        case "cmo_hfox":
+            return cmo_hfox(spread.acceptance)
+        case "pcm":
+            return PCM
+
+
+def read_sigma(noise: ReadNoise, conductance: Float64, target: Float64, seconds: float) -> Float64:
+    """Standard deviation of each device's conductance from read to read, siemens."""
+    match noise.model:
+        case "none":
+            return np.zeros_like(conductance)
+        case "constant":
+            return np.full_like(conductance, noise.sigma)
+        case "proportional":
+            return noise.share * conductance
+        case "pcm":
+            return pcm_read_sigma(conductance, seconds, target)
+        case "cmo_hfox":
+            return cmo_hfox_read_sigma(conductance, seconds)
+
+
+def drift_seconds(device: Device, seconds: float) -> float:
+    """Time that has passed for drift: it runs faster above 25 degrees Celsius, by Arrhenius' law (our choice)."""
+    kelvin = device.temperature + _ZERO_CELSIUS
+    exponent = device.drift.activation_energy / _BOLTZMANN * (1 / (_ROOM + _ZERO_CELSIUS) - 1 / max(kelvin, 1.0))
+    return seconds * math.exp(min(max(exponent, -700.0), 700.0))
+
+
+def device_cells(
+    device: Device, target: Float64, used: npt.NDArray[np.bool_], unused: float, array: int, moment: Moment
+) -> Cells:
+    """The devices of one array.
+
+    Every draw is made for the whole array, so that a device's numbers depend neither on the tiles that lie on it nor
+    on the effects that are switched on.
+
+    Parameters
+    ----------
+    device
+        Of the spec.
+    target
+        Target conductances, ``(rows, cols)``, siemens; what is given for devices not used is not read.
+    used
+        Devices that a tile uses.
+    unused
+        Conductance of the others, siemens.
+    array
+        Number of the array on the chip.
+    moment
+        Which chip, and when.
+
+    Raises
+    ------
+    SpecError
+        If the time lies beyond what a drift model was fitted to.
+    """
+    target = np.where(used, target, device.g_min)
+    conductance, pulses, converged, failed = _programmed(device, target, array, moment)
+    if device.drift.model != "none":
+        generator = array_generator(moment.chip_seed, Purpose.DRIFT, array)
+        trajectory = draw_trajectory(device.drift.model, target, conductance, generator)
+        conductance = np.where(failed, conductance, trajectory.at(drift_seconds(device, moment.seconds)))
+    conductance = conductance * (1 + device.temperature_coefficient * (device.temperature - _ROOM))
+    conductance, variance = _read(device, conductance, target, array, moment)
+    conductance = np.where(used, conductance, unused)
+    if variance is not None:
+        # A series resistance leaves 1 / (1 + G r)^2 of a small change of G.
+        variance = np.where(used, variance, 0.0) / (1 + conductance * device.r_access) ** 4
+    return Cells(with_access_resistance(conductance, device.r_access), variance, pulses, converged, failed)
+
+
+def _programmed(
+    device: Device, target: Float64, array: int, moment: Moment
+) -> tuple[Float64, npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    options, spread = device.programming, device.spread
+    if spread.model == "none" and options.failure_rate == 0:
+        shape = target.shape
+        return target, np.ones(shape, np.int32), np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
+    verify = None
+    if options.pulses > 1:
+        verify = WriteVerify(options.pulses, options.tolerance, options.relative_tolerance)
+    found = program_cells(
+        target,
+        spread_model(spread),
+        array_generator(moment.chip_seed, Purpose.SPREAD, array),
+        failure_probability=options.failure_rate,
+        failed_conductance=device.g_min if options.failed_conductance is None else options.failed_conductance,
+        verify=verify,
+        clip=(0.0, math.inf) if spread.limits == "zero" else (device.g_min, device.g_max),
+        pulses=None if verify is None else _of_chip(moment, Purpose.PROGRAMMING, array),
+    )
+    return found.conductance, found.pulses, found.converged, found.failed
+
+
+def _read(
+    device: Device, conductance: Float64, target: Float64, array: int, moment: Moment
+) -> tuple[Float64, Float64 | None]:
+    """Mean and variance over the reads."""
+    telegraph, noise = device.telegraph, device.read_noise
+    variance: Float64 | None = None
+    sigma = read_sigma(noise, conductance, target, moment.seconds) if noise.model != "none" else None
+    if telegraph.amplitude:
+        if telegraph.correlation_time > 0:
+            generator = _of_chip(moment, Purpose.TELEGRAPH, array)
+            occupied = draw_traps(conductance.shape, telegraph.occupancy, generator)
+            occupied = advance_traps(
+                occupied, moment.seconds, telegraph.correlation_time, telegraph.occupancy, generator
+            )
+            conductance = telegraph_conductance(conductance, telegraph.amplitude, occupied)
+        else:
+            conductance, variance = telegraph_moments(conductance, telegraph.amplitude, telegraph.occupancy)
+    if sigma is not None:
+        gaussian = clipped_variance(conductance, sigma)
+        variance = gaussian if variance is None else variance + gaussian
+        conductance = clipped_moments(conductance, sigma)[0]
+    return conductance, variance
+
+
+def _of_chip(moment: Moment, purpose: Purpose, array: int) -> np.random.Generator:
+    """A generator of the simulation's seed that differs from chip to chip."""
+    return array_generator(moment.seed, purpose, array, chip_seed=moment.chip_seed)
