@@ -338,7 +338,9 @@ def _resistive(fields: Table[str, Any]) -> bool:
 def _law_fields(draw: st.DrawFn) -> dict[str, Any]:
     model = draw(_one_of("ohmic", "sinh", "cubic"))
     alpha = 0.0 if model == "ohmic" else draw(_one_of(1.0, 6.0))
-    return {"device.iv": {"model": model, "alpha": alpha, "asymmetry": draw(_one_of(0.0, 0.3, -0.2))}}
+    asymmetry = draw(_one_of(0.0, 0.3, -0.2))
+    bent = {"periphery.sense_offset_sigma": 0.0} if alpha or asymmetry else {}
+    return {"device.iv": {"model": model, "alpha": alpha, "asymmetry": asymmetry}, **bent}
 
 
 @st.composite

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from compiler.floatmodel import FloatModel
 from compiler.frontend import load_model
 from hwspec.chip import Chip
-from hwspec.effects import active_effects, chosen_effects
+from hwspec.effects import OF_A_CHIP, active_effects, chosen_effects
 from hwspec.errors import DataError
 from runtime.engine import Engine
 from runtime.program import TileProgram
@@ -161,7 +161,9 @@ def evaluate(
         samples=len(data),
         seed=seed,
         seconds=time,
-        effects=tuple(name for name in active_effects(program.spec) if name in effects),
+        effects=tuple(
+            name for name in active_effects(program.spec) if name in effects and (chips or name not in OF_A_CHIP)
+        ),
         trim=None if trim is None else dict(trim),
         by_layer=tuple(layers),
         onnxruntime_segments=engine.host_reasons,

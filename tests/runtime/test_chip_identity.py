@@ -160,7 +160,17 @@ def test_the_seed_of_simulation_changes_pulses_and_traps_but_not_the_spread() ->
     assert failed[0] == failed[1]
 
 
-def test_the_order_of_passes_over_time_changes_nothing() -> None:
+def test_the_seed_of_simulation_changes_no_column() -> None:
+    program = everything()
+    for name, tile in sampled(program, 3).tiles.items():
+        other = program_chip(program, Chip.sample(program.spec, program.arrays, 3), seed=99).tiles[name]
+        for mine, theirs in zip(tile.channels, other.channels, strict=True):
+            for key, value in parts(mine).items():
+                if key not in ("matrix", "variance", "static"):
+                    np.testing.assert_array_equal(value, parts(theirs)[key])
+
+
+def test_reading_a_chip_at_other_times_changes_nothing() -> None:
     """A chip that was read before is the same chip: each time is computed from what was programmed."""
     program = everything()
     first = sampled(program, 3, 50.0)
@@ -187,6 +197,16 @@ def test_devices_start_from_what_was_programmed(name: str) -> None:
     start = devices(chip_of(program, 2))
     np.testing.assert_array_equal(start, devices(chip_of(program, 2, effects=["spread"])))
     assert (devices(chip_of(program, 2, seconds=1000.0)) != start)[start > 0].mean() > 0.99
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_a_trajectory_is_the_chip_s_own(name: str) -> None:
+    """It differs from chip to chip, and not with the seed of simulation."""
+    program = drifting(name, WEIGHT)
+    first, again = (devices(chip_of(program, 2, simulate=seed, seconds=1000.0)) for seed in (0, 1))
+    np.testing.assert_array_equal(first, again)
+    one, other = (devices(chip_of(program, seed, effects=["drift"], seconds=1000.0)) for seed in (2, 3))
+    assert (one != other).mean() > 0.8
 
 
 def test_one_trajectory_a_device() -> None:

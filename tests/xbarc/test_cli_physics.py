@@ -143,6 +143,8 @@ def test_eval_over_chips(folder: Path) -> None:
     assert found["effects"] == ["spread", "read_noise", "wires", "dac", "readout", "adc"]
     alone = told("eval", folder / "wired.xbar", *data, "--chips", 1, "--seed", 3)
     assert alone["chips"][0] == found["chips"][1]
+    ideal = told("eval", folder / "wired.xbar", *data, "--chips", 0)
+    assert (ideal["effects"], ideal["chips"]) == (["wires", "dac", "adc"], [ideal["ideal"]])
     kept = told("eval", folder / "wired.xbar", *data, "--only", "spread", "--time", "1d")
     assert (kept["effects"], kept["seconds"]) == (["spread"], 86400.0)
     shown = run("eval", folder / "wired.xbar", *data, "--chips", 2, "--without", "readout").stdout
