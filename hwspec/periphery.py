@@ -135,10 +135,6 @@ class Periphery(Section):
             count += 1
         return count
 
-    def digit_max(self, signed: bool) -> int | None:
-        """Largest digit, which drives `v_read`; the largest code where inputs are driven whole."""
-        return self.input_code_max(signed) if self.digits(signed) == 1 else self.digit_base(signed) - 1
-
     @property
     def output_code_max(self) -> int | None:
         """Largest ADC code: codes are symmetric, so that a column's sign commutes with clipping; None when ideal."""

@@ -1,5 +1,6 @@
 """Targets that undo the resistance of wires, and what wires do to each layer."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -54,14 +55,14 @@ class Predistort:
         nominal = _Nominal.of(program)
         tiles = program.tables.tiles
         moved = self.enabled and array.pairing != "reference"
-        waiting = _Result(None, 0.0, 0.0)
-        results = [waiting] * len(tiles)
+        results = [_Result(None, 0.0, 0.0)] * len(tiles)
+        done = itertools.count(1)
 
         def work(part: slice) -> None:
             for at in range(part.start, part.stop):
                 results[at] = _tile(program, nominal, tiles[at], moved=moved)
                 if self.progress:
-                    self.progress(sum(result is not waiting for result in results), len(tiles))
+                    self.progress(next(done), len(tiles))
 
         share_out(len(tiles), work)
         targets: dict[str, list[Targets]] = {layer.name: [] for layer in mapping.layers}

@@ -1,18 +1,16 @@
-"""Read noise by moments: one number drawn for each output, not one for each cell (``physics.md`` section 3).
+"""Read noise by moments: means and variances of devices from read to read (``physics.md`` section 3).
 
-Volts, siemens, amperes, seconds. Shapes: voltages ``(vectors, rows)``, cells ``(rows, cols)``, outputs
-``(vectors, cols)``.
-Noise enters before each conversion: every function of columns gives the variance of what one conversion sees.
+The variance of a column is one more matrix product with them (`runtime.channels`), behind wires with the factor of
+`noise_transfer`. Siemens, seconds.
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from hwspec.errors import DataError, SpecError
+from hwspec.errors import SpecError
 from runtime.physics.drift import PCM_T0
 from runtime.physics.spread import MICRO, PCM
 from runtime.quantize import Float64
@@ -82,145 +80,6 @@ def _ratio(conductance: Float64, sigma: Float64) -> Float64:
     with np.errstate(over="ignore"):  # infinity is the right limit
         ratio: Float64 = np.divide(conductance, sigma, out=np.full(conductance.shape, np.inf), where=sigma > 0)
     return ratio
-
-
-# Variances of columns.
-
-
-def constant_column_variance(volts: Float64, sigma: float) -> Float64:
-    """Variance of column currents when every cell has the noise `sigma` (siemens): ``σ² Σ_i v_i²``.
-
-    All columns have the same: the result is ``(vectors, 1)``, amperes². Needs no matrix product.
-    """
-    (spread,) = _cells("read noise", [sigma])
-    result: Float64 = (volts**2).sum(axis=-1, keepdims=True) * spread**2
-    return result
-
-
-def proportional_column_variance(
-    volts: Float64, share: float, conductance: Float64, attenuation: Float64 | None = None
-) -> Float64:
-    """Variance of column currents when cells have the noise ``share * G``: ``a² (v²) @ (G²)``, amperes².
-
-    Parameters
-    ----------
-    volts
-        ``(vectors, rows)``.
-    share
-        Standard deviation of a cell as a share of its conductance.
-    conductance
-        ``(rows, cols)``, siemens.
-    attenuation
-        As in `cell_variance`.
-    """
-    if isinstance(share, bool) or not (math.isfinite(share) and share >= 0):
-        raise SpecError("read noise", "must be finite and not negative", got=share, hint="0.01 is 1 % of G")
-    return share**2 * column_variance(volts, conductance, attenuation)
-
-
-def cell_variance(sigma: Float64, attenuation: Float64 | None = None) -> Float64:
-    """What each cell adds to the variance of its column for 1 V, ``(rows, cols)``, siemens²: ``(σ · attenuation)²``.
-
-    It does not depend on the inputs: where many are read, keep it, and ``volts**2 @ cell_variance`` is the variance.
-
-    Parameters
-    ----------
-    sigma
-        Noise of each cell, ``(rows, cols)``, siemens.
-    attenuation
-        What wires leave of each cell's signal, ``(rows, cols)``: `wire_attenuation`, or better the product of the
-        forward and adjoint device voltages. None is 1, no wires.
-
-    Raises
-    ------
-    SpecError
-        If a noise is negative or not finite.
-    """
-    values = _cells("read noise", sigma)
-    if attenuation is not None:
-        values = values * attenuation
-    return values**2
-
-
-def column_variance(volts: Float64, sigma: Float64, attenuation: Float64 | None = None) -> Float64:
-    """Variance of column currents, amperes²: ``Σ_i v_i² σ_ij²``, with wires ``Σ_i v_i² σ_ij² (W_eff,ji / G_ij)²``.
-
-    Parameters
-    ----------
-    volts
-        ``(vectors, rows)``.
-    sigma, attenuation
-        As in `cell_variance`.
-    """
-    return volts**2 @ cell_variance(sigma, attenuation)
-
-
-def pair_variances(
-    volts: Float64,
-    sigma_plus: Float64,
-    sigma_minus: Float64,
-    subtract: Literal["before", "after"],
-    attenuation_plus: Float64 | None = None,
-    attenuation_minus: Float64 | None = None,
-) -> tuple[Float64, ...]:
-    """Variances of what the conversions of differential pairs see, amperes²: one for each conversion.
-
-    Subtracted before the conversion, there is one draw of ``Σ_i v_i² (σ⁺_ij² + σ⁻_ij²)``; after it, there are two, of
-    the plus and of the minus column. A two-phase input draws for each phase, with that phase's voltages.
-
-    Parameters
-    ----------
-    volts
-        ``(vectors, rows)``.
-    sigma_plus, sigma_minus
-        Noise of each cell, ``(rows, cols)``, siemens.
-    subtract
-        Whether the pair is subtracted before or after the conversion.
-    attenuation_plus, attenuation_minus
-        As in `cell_variance`.
-    """
-    plus, minus = cell_variance(sigma_plus, attenuation_plus), cell_variance(sigma_minus, attenuation_minus)
-    power = volts**2
-    return (power @ (plus + minus),) if subtract == "before" else (power @ plus, power @ minus)
-
-
-def wire_attenuation(effective: Float64, conductance: Float64, at_zero: Float64 | None = None) -> Float64:
-    """How much of a cell's signal wires leave: ``W_eff,ji / G_ij``, ``(..., rows, cols)``.
-
-    Noise is attenuated by the driver's side of the wires and by the sense side, as the signal is.
-
-    Parameters
-    ----------
-    effective
-        ``W_eff (..., cols, rows)``, siemens, ``I = W_eff v``.
-    conductance
-        ``G (..., rows, cols)``, siemens.
-    at_zero
-        The ratio for cells of 0 S, ``(..., rows, cols)``: ``1 / (1 + a + b)`` of the closed form.
-
-    Raises
-    ------
-    DataError
-        If a cell has 0 S and `at_zero` is not given.
-    """
-    zero = conductance == 0
-    if at_zero is None:
-        if zero.any():
-            raise DataError(
-                "wire attenuation", "is undefined for cells of 0 S", hint="give at_zero, 1 / (1 + a + b) of the wires"
-            )
-        at_zero = np.ones(())
-    ratio = np.array(np.broadcast_to(at_zero, conductance.shape), np.float64)
-    return np.divide(np.swapaxes(effective, -1, -2), conductance, out=ratio, where=~zero)
-
-
-def draw_noise(variance: Float64, generator: np.random.Generator, shape: tuple[int, ...] | None = None) -> Float64:
-    """Noise currents of the given variance (amperes²), amperes.
-
-    `shape` is that of the outputs where `variance` only broadcasts to it, as that of `constant_column_variance` does:
-    each column draws its own.
-    """
-    return np.sqrt(variance) * generator.standard_normal(variance.shape if shape is None else shape)
 
 
 # Noise of the named devices.

@@ -77,7 +77,7 @@ def noise_transfer(
     Returns
     -------
     (..., M, N) float64
-        Dimensionless. The square of what `noise.cell_variance` calls attenuation.
+        Dimensionless.
 
     Raises
     ------

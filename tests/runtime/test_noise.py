@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +11,16 @@ from hypothesis import strategies as st
 from moments import assert_moments
 from scipy import integrate, stats
 
-from hwspec.errors import DataError, SpecError
+from hwspec.errors import SpecError
 from runtime.physics.noise import (
     advance_traps,
     clipped_moments,
     clipped_variance,
     cmo_hfox_read_sigma,
-    column_variance,
-    constant_column_variance,
-    draw_noise,
     draw_traps,
-    pair_variances,
     pcm_read_sigma,
-    proportional_column_variance,
     telegraph_conductance,
     telegraph_moments,
-    wire_attenuation,
 )
 from runtime.physics.randomness import Purpose, array_generator
 
@@ -37,14 +30,6 @@ US = 1e-6
 
 def generator(array: int = 0) -> np.random.Generator:
     return array_generator(1, Purpose.READ_NOISE, array)
-
-
-@pytest.fixture(name="tile")
-def a_tile() -> tuple[Float64, Float64, Float64]:
-    """Voltages ``(4, 12)``, conductances ``(12, 5)`` and noise ``(12, 5)``."""
-    rng = np.random.default_rng(2)
-    conductance = rng.uniform(1, 100, (12, 5)) * US
-    return rng.uniform(-0.2, 0.2, (4, 12)), conductance, rng.uniform(0, 0.1, (12, 5)) * conductance
 
 
 # Clipped moments.
@@ -98,14 +83,6 @@ def test_cells_clipped_at_zero_have_these_moments() -> None:
 # Columns.
 
 
-def test_column_variances_are_those_of_cells(tile: tuple[Float64, Float64, Float64]) -> None:
-    """A noise of its own for every cell and read, summed by Kirchhoff, against one number for each output."""
-    volts, conductance, sigma = tile
-    cells = conductance + sigma * generator().standard_normal((20000, *sigma.shape))
-    currents = np.einsum("vr,nrc->nvc", volts, cells)
-    assert_moments(currents, volts @ conductance, column_variance(volts, sigma))
-
-
 def test_clipped_cells_sum_to_clipped_moments() -> None:
     """With noise as large as the conductance, the mean shifts: it belongs in the matrix."""
     rng = np.random.default_rng(3)
@@ -113,136 +90,8 @@ def test_clipped_cells_sum_to_clipped_moments() -> None:
     sigma = np.full(G.shape, 1 * US)
     cells = np.maximum(G + sigma * generator().standard_normal((20000, *G.shape)), 0.0)
     mean, _ = clipped_moments(G, sigma)
-    variance = column_variance(volts, np.sqrt(clipped_variance(G, sigma)))
+    variance = volts**2 @ clipped_variance(G, sigma)
     assert_moments(np.einsum("vr,nrc->nvc", volts, cells), volts @ mean, variance)
-
-
-def test_special_forms_agree_with_the_general_one(tile: tuple[Float64, Float64, Float64]) -> None:
-    volts, conductance, _ = tile
-    general = column_variance(volts, np.full(conductance.shape, 2 * US))
-    constant = constant_column_variance(volts, 2 * US)
-    assert constant.shape == (4, 1)
-    assert np.allclose(np.broadcast_to(constant, general.shape), general, rtol=1e-12)
-    attenuation = np.random.default_rng(0).uniform(0.5, 1, conductance.shape)
-    for factor in (None, attenuation):
-        assert np.allclose(
-            proportional_column_variance(volts, 0.01, conductance, factor),
-            column_variance(volts, 0.01 * conductance, factor),
-            rtol=1e-12,
-        )
-
-
-def test_column_golden_point() -> None:
-    """0.1 V and 0.2 V on cells of 1 and 2 µS noise: 0.01 · 1 + 0.04 · 4 = 0.17 V² µS²; half attenuated, a quarter."""
-    volts, sigma = np.array([[0.1, -0.2]]), np.array([[1.0], [2.0]]) * US
-    assert column_variance(volts, sigma) == pytest.approx(0.17 * US**2, rel=1e-12)
-    assert column_variance(volts, sigma, np.full((2, 1), 0.5)) == pytest.approx(0.0425 * US**2, rel=1e-12)
-
-
-@pytest.mark.parametrize("subtract", ["before", "after"])
-def test_pairs(tile: tuple[Float64, Float64, Float64], subtract: Literal["before", "after"]) -> None:
-    """One draw before the conversion, of the sum; two after it, whose difference has the same variance."""
-    volts, _, plus = tile
-    minus = plus[::-1] * 0.7
-    factors = np.random.default_rng(0).uniform(0.5, 1, (2, *plus.shape))
-    variances = pair_variances(volts, plus, minus, subtract, factors[0], factors[1])
-    assert len(variances) == (1 if subtract == "before" else 2)
-    whole = column_variance(volts, plus, factors[0]) + column_variance(volts, minus, factors[1])
-    assert np.allclose(sum(variances), whole, rtol=1e-12)
-    if subtract == "after":
-        assert np.allclose(variances[1], column_variance(volts, minus, factors[1]), rtol=1e-12)
-    draws = np.stack([draw_noise(np.tile(v, (20000, 1, 1)), generator(k)) for k, v in enumerate(variances)])
-    signs = np.array([1.0, -1.0][: len(variances)])
-    assert_moments(np.tensordot(signs, draws, 1), 0.0, whole)
-
-
-def test_phases_of_signed_inputs_add_up(tile: tuple[Float64, Float64, Float64]) -> None:
-    """Positive and negative parts in turn draw twice, with the variance of the bipolar read together."""
-    volts, _, sigma = tile
-    phases = column_variance(np.maximum(volts, 0), sigma) + column_variance(np.maximum(-volts, 0), sigma)
-    assert np.allclose(phases, column_variance(volts, sigma), rtol=1e-12)
-
-
-def test_noise_is_drawn_for_each_output() -> None:
-    variance = np.array([[1.0], [4.0]])
-    noise = draw_noise(variance, generator(), (2, 50000))
-    assert_moments(noise.T, 0.0, [1.0, 4.0])
-    assert np.array_equal(noise, draw_noise(variance, generator(), (2, 50000)))
-    assert not (noise == draw_noise(variance, generator(1), (2, 50000))).any()
-    assert draw_noise(np.zeros((3, 3)), generator()).any() == np.False_
-
-
-# Wires: a network solved node by node, and the noise of all its cells.
-
-
-def solved_network(G: Float64, r: float) -> tuple[Float64, Float64]:
-    """``W_eff (cols, rows)`` and the sensitivity of each output to each cell by input, ``(cols, inputs, rows, cols)``.
-
-    Drivers at the left end of the word lines, 0 V at the bottom of the bit lines, `r` ohms a segment, all of them.
-    """
-    M, N = G.shape
-    u, v = np.arange(M * N).reshape(M, N), M * N + np.arange(M * N).reshape(M, N)
-    Y = np.zeros((2 * M * N, 2 * M * N))
-
-    def join(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64], g: Float64 | float) -> None:
-        for first, second in ((a, b), (b, a)):
-            Y[first, first] += g
-            Y[first, second] -= g
-
-    join(u.ravel(), v.ravel(), G.ravel())
-    for j in range(N - 1):
-        join(u[:, j], u[:, j + 1], 1 / r)
-    for i in range(M - 1):
-        join(v[i], v[i + 1], 1 / r)
-    drive, sense = np.zeros((2 * M * N, M)), np.zeros((2 * M * N, N))
-    Y[u[:, 0], u[:, 0]] += 1 / r
-    drive[u[:, 0], np.arange(M)] = 1 / r
-    Y[v[-1], v[-1]] += 1 / r
-    sense[v[-1], np.arange(N)] = 1 / r
-    forward, adjoint = np.linalg.solve(Y, drive), np.linalg.solve(Y, sense)
-    across = [(x[u] - x[v]) for x in (forward, adjoint)]
-    return sense.T @ forward, -np.einsum("ijk,ijo->okij", across[0], across[1])
-
-
-@pytest.mark.parametrize("zeros", [0.0, 0.2])
-def test_wires_attenuate_noise(zeros: float) -> None:
-    """Against the sum over all cells: nearer than 5 % in spread, and at least three times nearer than without wires."""
-    rng = np.random.default_rng(7)
-    G = rng.uniform(1, 100, (20, 20)) * US
-    G[rng.random(G.shape) < zeros] = 0.0
-    r = 2.0
-    effective, sensitivity = solved_network(G, r)
-    volts = rng.uniform(0, 0.2, (6, 20))
-    sigma = np.full(G.shape, 1 * US)
-    oracle = np.einsum("nk,okij->noij", volts, sensitivity) ** 2
-    truth = np.sqrt(np.einsum("noij,ij->no", oracle, sigma**2))
-    index = np.arange(20)
-    word = r * (np.minimum(index[:, None], index) + 1)
-    bit = r * (20 - np.maximum(index[:, None], index))
-    closed = 1 / (1 + G @ word + bit @ G)
-    attenuation = wire_attenuation(effective, G, closed)
-    error = np.sqrt(column_variance(volts, sigma, attenuation)) / truth - 1
-    ignoring = np.sqrt(column_variance(volts, sigma)) / truth - 1
-    assert np.abs(error).max() < 0.05
-    assert np.abs(error).mean() < np.abs(ignoring).mean() / 3
-    # The product of the cell's own forward and adjoint voltages is better than the ratio of its conductances.
-    own = np.abs(np.einsum("jiij->ij", sensitivity))
-    better = np.sqrt(column_variance(volts, sigma, own)) / truth - 1
-    assert np.abs(better).max() < 0.03
-
-
-def test_attenuation_without_wires_is_one() -> None:
-    G = np.array([[1.0, 0.0], [3.0, 4.0]]) * US
-    assert np.array_equal(wire_attenuation(G.T, G, np.ones((2, 2))), np.ones((2, 2)))
-    assert np.array_equal(wire_attenuation(0.5 * G.T, G, np.full((2, 2), 0.25)), [[0.5, 0.25], [0.5, 0.5]])
-    stacked = np.stack([G, 2 * G])
-    assert wire_attenuation(np.swapaxes(stacked, 1, 2), stacked, np.ones(())).shape == (2, 2, 2)
-
-
-def test_attenuation_of_open_cells_must_be_given() -> None:
-    G = np.array([[1.0, 0.0]]) * US
-    with pytest.raises(DataError, match="undefined for cells of 0 S; give at_zero"):
-        wire_attenuation(G.T, G)
 
 
 # Named devices.
@@ -347,14 +196,7 @@ def test_slow_traps_are_a_device_s_own() -> None:
 
 @pytest.mark.parametrize("value", [-1e-6, math.nan, math.inf])
 def test_noise_must_be_possible(value: float) -> None:
-    volts = np.ones((1, 1))
     complaint = r"read noise must be finite and not negative, not .*; "
-    with pytest.raises(SpecError, match=complaint):
-        column_variance(volts, np.array([[value]]))
-    with pytest.raises(SpecError, match=complaint):
-        constant_column_variance(volts, value)
-    with pytest.raises(SpecError, match=complaint):
-        proportional_column_variance(volts, value, np.ones((1, 1)))
     with pytest.raises(SpecError, match=complaint):
         clipped_moments(1.0, value)
     with pytest.raises(SpecError, match="conductance must be finite and not negative"):

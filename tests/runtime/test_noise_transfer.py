@@ -13,7 +13,6 @@ from scipy.sparse.linalg import splu
 
 from hwspec.errors import DataError
 from runtime.physics import noise_transfer as room
-from runtime.physics.noise import wire_attenuation
 from runtime.physics.noise_transfer import noise_transfer
 from runtime.physics.wires import effective_matrix
 
@@ -89,7 +88,7 @@ def errors(size: int, ohms: float, device: str, kind: str) -> dict[str, Float64]
     fresh = inputs(kind, 20, size, 2)
     forward, adjoint = oracle(G, ohms, ohms, fresh, columns)
     transfer = noise_transfer(G, inputs(kind, 32, size, 1), ohms, ohms)
-    old = np.square(wire_attenuation(effective_matrix(G, ohms, ohms), G))
+    old = np.square(effective_matrix(G, ohms, ohms).T / G)
     found: dict[str, Float64] = {}
     for noise, sigma in (("constant", np.ones_like(G)), ("proportional", G)):
         exact = exact_variance(sigma, forward, adjoint)
