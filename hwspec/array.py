@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from hwspec.device import Section
 from hwspec.units import Ohm, Siemens, Whole
 
+Cell = Literal["1T1R", "2T2R", "1R"]
 Pairing = Literal["two_arrays", "neighbouring_columns", "neighbouring_rows", "reference"]
 
 
@@ -23,6 +24,16 @@ class Array(Section):
     pairing: Pairing = Field(
         description="where the two devices of a pair lie: two_arrays, neighbouring_columns or neighbouring_rows; "
         "reference is one device against a middle reference"
+    )
+    cell: Cell = Field(
+        default="1T1R",
+        description="1T1R: a transistor in series with each device; 2T2R: a pair whose two transistors have gates of "
+        "their own; 1R: no transistor, so that nothing can be gated off",
+    )
+    router: bool = Field(
+        default=False,
+        description="whether each tile can take its inputs in an order of its own; otherwise tiles that the same "
+        "inputs drive share one order",
     )
     slices: Whole = Field(
         default=1, ge=1, le=16, description="bit slicing: devices (or pairs) that hold one weight's digits"
@@ -47,6 +58,8 @@ class Array(Section):
             raise ValueError(f"cols must be even when pairs lie on neighbouring columns, not {self.cols}")
         if self.pairing == "neighbouring_rows" and self.rows % 2:
             raise ValueError(f"rows must be even when pairs lie on neighbouring rows, not {self.rows}")
+        if self.cell == "2T2R" and self.pairing == "reference":
+            raise ValueError("cell 2T2R holds a pair of devices: choose a pairing other than reference")
         if self.wire_model == "closed_form" and self.unselected != "grounded":
             raise ValueError("wire_model closed_form needs unselected lines that are grounded; choose exact")
         return self

@@ -9,12 +9,22 @@ from pydantic import BaseModel
 
 from hwspec.device import CurrentVoltageLaw, Drift, Spread, Telegraph
 from hwspec.errors import DataError
+from hwspec.failures import Lines, Retention
 from hwspec.periphery import Trim
 from hwspec.spec import HardwareSpec
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 EFFECTS: dict[str, dict[str, Any]] = {
+    "failures": {
+        "failures.unformed.rate": 0.0,
+        "failures.overformed.rate": 0.0,
+        "failures.stuck_hrs.rate": 0.0,
+        "failures.stuck_lrs.rate": 0.0,
+        "failures.clusters.rate": 0.0,
+        "failures.lines": Lines(),
+    },
+    "retention": {"failures.retention": Retention()},
     "spread": {"device.spread": Spread()},
     "programming_failures": {"device.programming.failure_rate": 0.0},
     "drift": {"device.drift": Drift()},
@@ -48,6 +58,8 @@ EFFECTS: dict[str, dict[str, Any]] = {
 
 OF_A_CHIP = frozenset(
     {
+        "failures",
+        "retention",
         "spread",
         "programming_failures",
         "drift",

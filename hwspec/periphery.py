@@ -81,6 +81,12 @@ class Periphery(Section):
     adc_clip_share: Share = Field(
         ge=0, lt=0.5, description="share of calibration conversions that each tile's ADC range may clip"
     )
+    residue: Share = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="share of a layer's weights whose errors digital memory beside the arrays can hold",
+    )
     columns_per_adc: Whole = Field(default=8, ge=1, le=65536, description="neighbouring columns that share an ADC")
     adc_gain_sigma: Share = Field(default=0.0, ge=0, le=1, description="ADC gain error, standard deviation an ADC")
     adc_offset_sigma: Number = Field(

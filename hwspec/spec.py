@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hwspec.array import Array
 from hwspec.device import Device
 from hwspec.errors import SpecError, shown
+from hwspec.failures import Failures
 from hwspec.periphery import Periphery
+from hwspec.reach import check_bounded
 from hwspec.scope import EXCLUDED
 from hwspec.units import format_quantity, unit_of
 
@@ -53,6 +55,7 @@ class HardwareSpec(BaseModel):
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$", description="name of the technology")
     device: Device
+    failures: Failures = Failures()
     array: Array
     periphery: Periphery
     sources: dict[str, str] = Field(
@@ -83,6 +86,22 @@ class HardwareSpec(BaseModel):
             raise ValueError(
                 "periphery.subtract must be before where pairs lie on neighbouring rows: the bit line subtracts them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _failures_fit(self) -> Self:
+        cell, isolation = self.array.cell, self.failures.isolation
+        if cell == "1R" and self.device.r_access:
+            raise ValueError("device.r_access must be 0 in 1R cells: they have no transistor in series")
+        if isolation == "device" and cell != "2T2R":
+            raise ValueError(
+                f"failures.isolation device needs array.cell 2T2R, whose devices have own gates, not {cell}"
+            )
+        if isolation == "line" and cell == "1R":
+            raise ValueError("failures.isolation line needs transistors: choose array.cell 1T1R or 2T2R, not 1R")
+        if self.failures.failed_pair == "zero" and self.array.pairing == "reference":
+            raise ValueError("failures.failed_pair zero needs pairs: choose an array.pairing other than reference")
+        check_bounded(self.device, self.array, self.failures)
         return self
 
     @classmethod

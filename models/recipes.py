@@ -12,8 +12,9 @@ import onnxruntime
 import torch
 from torch import nn
 
+from models.augment import Augmentation
 from models.export import export_onnx
-from models.networks import digits_cnn, lenet5
+from models.networks import digits_cnn, lenet5, resnet20, vgg5
 from models.training import TrainingOptions, train
 from runtime.tables import TensorInfo
 from xbarc.data.load import Dataset, load_data
@@ -21,9 +22,9 @@ from xbarc.data.load import Dataset, load_data
 HERE = Path(__file__).parent
 
 
-def image_input(size: int) -> TensorInfo:
-    """The input of a recipe's model: grey images of this size."""
-    return TensorInfo(name="image", dtype="float32", shape=("batch", 1, size, size))
+def image_input(size: int, channels: int = 1) -> TensorInfo:
+    """The input of a recipe's model: square images, grey or of three colours."""
+    return TensorInfo(name="image", dtype="float32", shape=("batch", channels, size, size))
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class Recipe:
         Height and width of the images.
     options : TrainingOptions
         How to train.
-    data : str or None
-        The built-in set, or ``None`` for one that the caller names with ``--data``.
+    data : str
+        The built-in set, or in capitals one that the caller names with ``--data``.
+    channels : int
+        Colours of the images.
     """
 
     name: str
@@ -51,7 +54,8 @@ class Recipe:
     network: Callable[[], nn.Module]
     size: int
     options: TrainingOptions
-    data: str | None
+    data: str
+    channels: int = 1
 
 
 RECIPES = (
@@ -67,10 +71,8 @@ RECIPES = (
             weight_decay=0.02,
             patience=40,
             validation=200,
-            shift=0.8,
-            rotate=10.0,
-            zoom=0.1,
             average=0.98,
+            augmentation=Augmentation(shift=0.8, rotate=10.0, zoom=0.1),
         ),
         data="digits",
     ),
@@ -86,17 +88,55 @@ RECIPES = (
             weight_decay=0.01,
             patience=8,
             validation=5000,
-            shift=2.0,
-            rotate=10.0,
-            zoom=0.1,
             average=0.998,
+            augmentation=Augmentation(shift=2.0, rotate=10.0, zoom=0.1),
         ),
-        data=None,
+        data="MNIST",
+    ),
+    Recipe(
+        name="resnet20-cifar10",
+        what="ResNet-20 with 1x1 convolutions as shortcuts on CIFAR-10",
+        network=resnet20,
+        size=32,
+        channels=3,
+        options=TrainingOptions(
+            epochs=50,
+            batch=128,
+            learning_rate=0.2,
+            weight_decay=5e-4,
+            patience=50,
+            validation=5000,
+            average=0.998,
+            augmentation=Augmentation(crop=4, flip=True),
+            optimizer="sgd",
+            half=True,
+        ),
+        data="CIFAR10",
+    ),
+    Recipe(
+        name="vgg5-cifar10",
+        what="VGG of 5 layers (convolutions 64, 128, 256, 256, one linear layer) on CIFAR-10",
+        network=vgg5,
+        size=32,
+        channels=3,
+        options=TrainingOptions(
+            epochs=30,
+            batch=128,
+            learning_rate=0.1,
+            weight_decay=5e-4,
+            patience=30,
+            validation=5000,
+            average=0.998,
+            augmentation=Augmentation(crop=4, flip=True),
+            optimizer="sgd",
+            half=True,
+        ),
+        data="CIFAR10",
     ),
 )
 
 
-def run(recipe: Recipe, data: str, seed: int, folder: Path) -> dict[str, object]:
+def run(recipe: Recipe, data: str, seed: int, folder: Path, checkpoint: Path | None = None) -> dict[str, object]:
     """Train a model, write ``model.onnx`` and ``result.json`` to a folder, and return the result.
 
     Parameters
@@ -109,20 +149,23 @@ def run(recipe: Recipe, data: str, seed: int, folder: Path) -> dict[str, object]
         Of the weights, the validation split, the order of the images and their augmentation.
     folder
         Where the files go; made if it is missing.
+    checkpoint
+        File that a killed run goes on from.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # sums keep their order, so that the same seed gives the same weights
-    image = image_input(recipe.size)
+    image = image_input(recipe.size, recipe.channels)
     train_set = load_data(data, [image], split="train")
     if train_set.labels is None:
         raise ValueError(f"data {data} must have labels")
-    trained = train(recipe.network(), train_set.inputs[image.name], train_set.labels, recipe.options, seed)
+    trained = train(recipe.network(), train_set.inputs[image.name], train_set.labels, recipe.options, seed, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     export_onnx(trained.network, torch.from_numpy(train_set.inputs[image.name][:2]), path)
     test_set = load_data(data, [image], split="test")  # read once, after everything is decided
     result: dict[str, object] = {
-        "command": f"python -m models.recipes {recipe.name}" + ("" if recipe.data else " --data MNIST"),
+        "command": f"python -m models.recipes {recipe.name}"
+        + ("" if recipe.data == "digits" else f" --data {recipe.data}"),
         "what": recipe.what,
         "seed": seed,
         "epochs": trained.epochs,
@@ -163,12 +206,15 @@ def main() -> None:
     parser.add_argument("--data", help="image folder with the splits train and test, or a folder of their zip files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder of the result (default: models/RECIPE)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="file written after every epoch, from which a killed run goes on"
+    )
     options = parser.parse_args()
     recipe = recipes[options.recipe]
+    if options.data is None and recipe.data != "digits":
+        parser.error(f"{recipe.name} needs --data {recipe.data}")
     data = options.data or recipe.data
-    if data is None:
-        parser.error(f"{recipe.name} needs --data")
-    result = run(recipe, data, options.seed, options.out or HERE / recipe.name)
+    result = run(recipe, data, options.seed, options.out or HERE / recipe.name, options.checkpoint)
     print(json.dumps(result, indent=2))
 
 

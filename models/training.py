@@ -2,13 +2,17 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
+from models.augment import Augmentation, augment
+from models.checkpoint import load_checkpoint, save_checkpoint
 from xbarc.data.load import class_balanced
 
 
@@ -23,17 +27,22 @@ class TrainingOptions:
     batch : int
         Images a step.
     learning_rate : float
-        Peak of the one-cycle schedule of AdamW.
+        Peak of the one-cycle schedule.
     weight_decay : float
-        Of AdamW.
+        Of the optimizer.
     patience : int
         Stop after this many epochs without a better validation result.
     validation : int
         Images held out of the training set, as many of each class as can be.
-    shift, rotate, zoom : float
-        Largest random shift in pixels, rotation in degrees, and relative change of size of a training image.
     average : float
         Decay a step of the moving average of the weights, which is what is validated and kept.
+    augmentation : Augmentation
+        Random changes of the training images.
+    optimizer : str
+        ``adamw``, or ``sgd`` with Nesterov momentum.
+    half : bool
+        Run the forward pass in bfloat16 (weights and their updates stay float32): three times as fast on CPUs that
+        have its instructions.
     """
 
     epochs: int
@@ -42,10 +51,10 @@ class TrainingOptions:
     weight_decay: float
     patience: int
     validation: int
-    shift: float
-    rotate: float
-    zoom: float
     average: float
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,14 @@ class Trained:
     validation_accuracy: float
 
 
-def train(network: nn.Module, images: np.ndarray, labels: np.ndarray, options: TrainingOptions, seed: int) -> Trained:
+def train(
+    network: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    options: TrainingOptions,
+    seed: int,
+    checkpoint: Path | None = None,
+) -> Trained:
     """Train a classifier and keep the weights of its best epoch.
 
     Parameters
@@ -73,58 +89,50 @@ def train(network: nn.Module, images: np.ndarray, labels: np.ndarray, options: T
         How to train.
     seed
         Of the held-out images, the order and the augmentation.
+    checkpoint
+        File that is written after every epoch; where it exists, the run goes on from it.
     """
     held_out = np.zeros(len(labels), dtype=bool)
     held_out[class_balanced(labels, len(labels), options.validation, seed)] = True
     x, y = torch.from_numpy(images[~held_out]), torch.from_numpy(labels[~held_out])
     generator = torch.Generator().manual_seed(seed)
     steps = math.ceil(len(y) / options.batch)
-    optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    if options.half:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _optimizer(network, options)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, options.epochs * steps)
-    averaged = copy.deepcopy(network)
-    best, best_loss, best_epoch, best_accuracy = copy.deepcopy(network), math.inf, 0, 0.0
-    epoch = 0
-    for epoch in range(1, options.epochs + 1):
+    networks = {name: copy.deepcopy(network) for name in ("averaged", "best")} | {"network": network}
+    averaged, best = networks["averaged"], networks["best"]
+    progress: dict[str, float] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "best_accuracy": 0.0}
+    if checkpoint is not None and checkpoint.exists():
+        progress = load_checkpoint(checkpoint, networks, optimizer, generator)
+        optimizer.step()  # without gradients it changes nothing; the schedule wants to see it before its own steps
+        for _ in range(int(progress["epoch"]) * steps):
+            schedule.step()
+    while progress["epoch"] < options.epochs and progress["epoch"] - progress["best_epoch"] < options.patience:
+        progress["epoch"] += 1
         network.train()
         order = torch.randperm(len(y), generator=generator)
         for start in range(0, len(y), options.batch):
             chosen = order[start : start + options.batch]
-            loss = functional.cross_entropy(network(augment(x[chosen], options, generator)), y[chosen])
+            batch = augment(x[chosen], options.augmentation, generator)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.half):
+                scores = network(batch.contiguous(memory_format=torch.channels_last) if options.half else batch)
+            loss = functional.cross_entropy(scores.float(), y[chosen])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             _average(averaged, network, options.average)
         accuracy, validation_loss = evaluate(averaged, images[held_out], labels[held_out])
-        print(f"epoch {epoch}: validation accuracy {accuracy:.4f}, loss {validation_loss:.4f}", flush=True)
-        if validation_loss < best_loss:
-            best, best_loss, best_epoch, best_accuracy = copy.deepcopy(averaged), validation_loss, epoch, accuracy
-        elif epoch - best_epoch >= options.patience:
-            break
-    return Trained(best.eval(), epoch, best_epoch, best_accuracy)
-
-
-def augment(images: Tensor, options: TrainingOptions, generator: torch.Generator) -> Tensor:
-    """Shift, rotate and zoom each image at random; what comes from outside is 0.
-
-    Parameters
-    ----------
-    images : (n, channels, height, width)
-        Training images.
-    options
-        The largest changes.
-    generator
-        Source of the draws.
-    """
-    draws = torch.rand((4, len(images)), generator=generator) * 2 - 1
-    angle = draws[0] * math.radians(options.rotate)
-    size = 1 + draws[1] * options.zoom
-    cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
-    right = draws[2] * options.shift * 2 / images.shape[3]
-    down = draws[3] * options.shift * 2 / images.shape[2]
-    affine = torch.stack((torch.stack((cosine, -sine, right), 1), torch.stack((sine, cosine, down), 1)), 1)
-    grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
+        print(f"epoch {progress['epoch']}: validation accuracy {accuracy:.4f}, loss {validation_loss:.4f}", flush=True)
+        if validation_loss < progress["best_loss"]:
+            best.load_state_dict(averaged.state_dict())
+            progress |= {"best_loss": validation_loss, "best_epoch": progress["epoch"], "best_accuracy": accuracy}
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, networks, optimizer, generator, progress)
+    best.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return Trained(best.eval(), int(progress["epoch"]), int(progress["best_epoch"]), progress["best_accuracy"])
 
 
 def evaluate(network: nn.Module, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -146,6 +154,15 @@ def evaluate(network: nn.Module, images: np.ndarray, labels: np.ndarray) -> tupl
     y = torch.from_numpy(labels)
     accuracy = (scores.argmax(1) == y).double().mean()
     return float(accuracy), float(functional.cross_entropy(scores, y))
+
+
+def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """Build the optimizer that the options name."""
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), options.learning_rate, 0.9, weight_decay=options.weight_decay, nesterov=True
+        )
+    return torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
 
 
 def _average(averaged: nn.Module, network: nn.Module, decay: float) -> None:

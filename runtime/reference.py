@@ -13,7 +13,7 @@ from runtime.geometry import gather_vectors, scatter_vectors, window_shape
 from runtime.host import HostSegment
 from runtime.inputs import bind_inputs
 from runtime.physics.converters import CodeRange
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 from runtime.programming import ProgrammedChip
 from runtime.quantize import Float64
 from runtime.tables import Acc, Host, Load, Loop, Mvm, Phase, Store

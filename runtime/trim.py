@@ -14,7 +14,7 @@ from hwspec.periphery import Trim
 from runtime.arrays import calibration_codes
 from runtime.channels import NoiseKind, conversions
 from runtime.physics.cells import Moment
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 from runtime.programming import ProgrammedChip, TileOnChip
 from runtime.quantize import Float64
 from runtime.tables import Phase, Tile, input_phases

@@ -22,7 +22,7 @@ from runtime.physics.noise import (
     telegraph_conductance,
     telegraph_moments,
 )
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 from runtime.physics.spread import (
     MILO,
     PCM,

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwspec.periphery import Periphery
 from runtime.physics.converters import CodeRange, adc_codes, adc_thresholds
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 from runtime.quantize import Float64
 
 

@@ -18,7 +18,7 @@ from runtime.physics.drift import (
     draw_trajectory,
     pcm_drift_exponents,
 )
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 from runtime.physics.spread import DAY, program_cells, wan2022
 
 Float64 = npt.NDArray[np.float64]

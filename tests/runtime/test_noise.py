@@ -22,7 +22,7 @@ from runtime.physics.noise import (
     telegraph_conductance,
     telegraph_moments,
 )
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 
 Float64 = npt.NDArray[np.float64]
 US = 1e-6

@@ -12,7 +12,7 @@ from scipy import integrate, stats
 
 from hwspec.errors import SpecError
 from runtime.physics.noise import clipped_moments, clipped_variance
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 from runtime.physics.spread import (
     DAY,
     MILO,

@@ -32,6 +32,10 @@ class Purpose(IntEnum):
     """States of the traps behind random telegraph noise."""
     TRIM = 8
     """Noise of the reads that the controller's trim is measured with."""
+    RETENTION = 9
+    """Lifetimes of devices that lose their state."""
+    MAP_ERRORS = 10
+    """Errors of the test that a fault map stems from."""
 
 
 def array_generator(seed: int, purpose: Purpose, array: int, *, chip_seed: int | None = None) -> np.random.Generator:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwspec.errors import DataError
-from runtime.physics.randomness import Purpose, array_generator
+from hwspec.randomness import Purpose, array_generator
 
 SHAPE = (5, 7)
 
