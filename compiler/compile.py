@@ -1,7 +1,7 @@
 """From a model to a tile program: the passes of a compilation, and the remapping of a program."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 
@@ -22,11 +22,16 @@ from compiler.passes.quantize import Quantize, quantize_layer
 from compiler.passes.ranges import Ranges
 from compiler.pipeline import Outcome, Pass, run_passes
 from compiler.report import build_report
+from compiler.steps import ALL, STEPS, chosen_steps
+from hwspec.chip import Chip
 from hwspec.errors import DataError, ModelError
+from hwspec.reach import isolation
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
-from runtime.quantize import WeightCode
+from runtime.quantize import WeightCode, is_off
 from runtime.tables import Loop
+
+MOST_REPLICAS = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,12 @@ class CompileOptions:
         Whether small tiles of a layer share arrays.
     predistort
         Whether targets undo the resistance of wires.
+    steps
+        Of mapping around the failed devices of a chip (`compiler.steps.STEPS`).
+    robust
+        Whether pairs are raised together where only the rates of failures are known.
+    replicas
+        Tiles that hold each block of a matrix; their results are averaged.
     fuse_batchnorm
         Whether batch normalisation is fused into the layer before it.
     keep_source
@@ -56,6 +67,9 @@ class CompileOptions:
     digital: tuple[str, ...] = ()
     share_arrays: bool = True
     predistort: bool = True
+    steps: frozenset[str] = ALL
+    robust: bool = True
+    replicas: int = 1
     fuse_batchnorm: bool = True
     keep_source: bool = True
 
@@ -63,6 +77,9 @@ class CompileOptions:
         """Refuse a seed that no generator takes."""
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise DataError("seed", "must be an integer from 0 up", got=self.seed)
+        if not isinstance(self.replicas, int) or not 1 <= self.replicas <= MOST_REPLICAS:
+            raise DataError("replicas", f"must be a whole number from 1 to {MOST_REPLICAS}", got=self.replicas)
+        object.__setattr__(self, "steps", chosen_steps(self.steps))
 
 
 def front_end(options: CompileOptions) -> list[Pass]:
@@ -73,18 +90,44 @@ def front_end(options: CompileOptions) -> list[Pass]:
 
 def back_end(options: CompileOptions, tiles_done: Callable[[int, int], None] | None = None) -> list[Pass]:
     """The passes that a remapping runs again."""
-    return [Place(share=options.share_arrays), Assign(), Predistort(options.predistort, tiles_done), Ranges()]
+    return [
+        Place(options.share_arrays, options.steps),
+        Assign(options.steps, options.robust),
+        Predistort(options.predistort, tiles_done),
+        Ranges(),
+    ]
 
 
-def start_mapping(source: SourceModel, spec: HardwareSpec, options: CompileOptions) -> Mapping:
-    """A mapping in which nothing is decided yet."""
-    return Mapping(
+def start_mapping(
+    source: SourceModel, spec: HardwareSpec, options: CompileOptions, chip: Chip | None = None
+) -> Mapping:
+    """A mapping in which nothing is decided yet, for a chip as its test sees it."""
+    mapping = Mapping(
         source=source,
         spec=spec,
         seed=options.seed,
         input_shapes=dict(options.input_shapes),
         digital_nodes=options.digital,
         fuse_batchnorm=options.fuse_batchnorm,
+        replicas=options.replicas,
+    )
+    return for_chip(mapping, chip, options)
+
+
+def for_chip(mapping: Mapping, chip: Chip | None, options: CompileOptions) -> Mapping:
+    """The mapping with what is known of the chip that it is for; None is any chip."""
+    if chip is None:
+        return dataclasses.replace(
+            mapping, faults=None, mapped_for=None, steps=(), robust=options.robust and mapping.spec.failures.at_start
+        )
+    chip.check_size(mapping.spec)
+    faults = chip.as_tested(mapping.spec).faults
+    return dataclasses.replace(
+        mapping,
+        faults=faults,
+        mapped_for=None if faults is None else chip.sha256,
+        steps=() if faults is None else tuple(step for step in STEPS if step in options.steps),
+        robust=False,
     )
 
 
@@ -93,6 +136,7 @@ def run_compile(
     spec: HardwareSpec,
     options: CompileOptions,
     batches: Batches | None,
+    chip: Chip | None = None,
     *,
     progress: Callable[[int], None] | None = None,
     tiles_done: Callable[[int, int], None] | None = None,
@@ -102,13 +146,13 @@ def run_compile(
     """Run the passes of a compilation; see `compile_model`."""
     passes = [
         *front_end(options),
-        Partition(),
+        Partition(options.replicas),
         Calibrate(batches, progress),
         Quantize(),
         *back_end(options, tiles_done),
     ]
     return run_passes(
-        start_mapping(source, spec, options), passes, stop_after=stop_after, after_each=_checked(after_each)
+        start_mapping(source, spec, options, chip), passes, stop_after=stop_after, after_each=_checked(after_each)
     )
 
 
@@ -131,17 +175,22 @@ def _checked(after_each: Callable[[str, Mapping], None] | None) -> Callable[[str
     return check
 
 
-def remap_program(program: TileProgram, options: CompileOptions) -> TileProgram:
-    """Place, assign and set ranges again; everything before is read from the program."""
-    passes: Sequence[Pass] = back_end(options)
-    outcome = run_passes(mapping_of(program), passes)
+def remap_program(
+    program: TileProgram,
+    options: CompileOptions,
+    chip: Chip | None = None,
+    tiles_done: Callable[[int, int], None] | None = None,
+) -> TileProgram:
+    """Place, assign and set ranges again, for a chip or for any; everything before is read from the program."""
+    mapping = for_chip(mapping_of(program, options.replicas), chip, options)
+    outcome = run_passes(mapping, back_end(options, tiles_done))
     seconds = {**program.report.seconds, **outcome.seconds}
     remapped = emit(outcome.mapping, build_report(outcome.mapping, seconds), keep_source=False)
     return dataclasses.replace(remapped, source=program.source)
 
 
-def mapping_of(program: TileProgram) -> Mapping:
-    """The mapping that a program was emitted from, up to the pass `quantize`."""
+def mapping_of(program: TileProgram, replicas: int | None = None) -> Mapping:
+    """The mapping that a program was emitted from, up to the pass `quantize`; `replicas` None takes the program's."""
     tables, spec = program.tables, program.spec
     gathers = {row.name: row for row in tables.gathers}
     scatters = {row.name: row for row in tables.scatters}
@@ -156,7 +205,7 @@ def mapping_of(program: TileProgram) -> Mapping:
                 op=table.op,
                 initializer=table.initializer,
                 weight=program.weights[table.name],
-                bias=program.bias(table.name),
+                bias=program.tensors[f"{table.name}/bias"],
                 gather=gathers[load[1]],
                 scatter=scatters[store[1]],
                 source=load[0],
@@ -169,6 +218,8 @@ def mapping_of(program: TileProgram) -> Mapping:
         parts = {key: program.calibration[f"{table.name}/{key}"] for key in CALIBRATION}
         statistics[table.name] = LayerStatistics(low=low, high=high, **parts)
         quantized[table.name] = quantize_layer(layers[-1], statistics[table.name], code)
+    if replicas is None:
+        replicas = max(table.replicas for table in tables.layers)
     return Mapping(
         source=SourceModel(name=tables.model_name, proto=onnx.ModelProto(), sha256=tables.model_sha256),
         spec=spec,
@@ -188,7 +239,8 @@ def mapping_of(program: TileProgram) -> Mapping:
             nodes=program.report.totals.nodes,
         ),
         calibration=tables.calibration,
-        grids={layer.name: TileGrid.of(layer.weight, spec.array) for layer in layers},
+        grids={layer.name: TileGrid.of(layer.weight, spec.array, replicas) for layer in layers},
+        replicas=replicas,
         statistics=statistics,
         quantized=quantized,
         warnings=program.report.warnings,
@@ -199,15 +251,30 @@ def placed_mapping_of(program: TileProgram) -> Mapping:
     """The mapping that a program was emitted from, up to the pass `place`: its tiles lie where they lie."""
     mapping = mapping_of(program)
     placements: dict[str, list[Placement]] = {layer.name: [] for layer in mapping.layers}
+    gated: set[tuple[int, int]] = set()
+    by_line = isolation(program.spec.array, program.spec.failures) == "line"
     for tile in program.tables.tiles:
         tensors, found = program.tile_tensors[tile.name], placements[tile.layer]
         block = mapping.grids[tile.layer].blocks[len(found)]
         start = block.group * program.layers[tile.layer].cols + block.cols.start
         order = (tensors.col_map - start).astype(np.int32)
-        found.append(Placement(tile.array, tile.row, tile.col, tensors.row_map, order, tensors.col_sign))
+        found.append(
+            Placement(tile.array, tensors.word_lines, tensors.bit_lines, tensors.row_map, order, tensors.col_sign)
+        )
+        if by_line:
+            for (array, lines, _), side in zip(
+                program.places(tile.name).values(), (tensors.plus, tensors.minus), strict=False
+            ):
+                off = is_off(program.spec.device, side).all(1)
+                gated |= {(array, int(line)) for line in lines[off]}
     return dataclasses.replace(
         mapping,
         placements={name: tuple(found) for name, found in placements.items()},
+        faults=program.faults,
+        mapped_for=program.tables.mapped_for,
+        steps=program.tables.mapping_steps,
+        robust=program.tables.robust,
+        gated=frozenset(gated),
         passes=(*mapping.passes, "place"),
     )
 

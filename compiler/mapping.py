@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping as Table
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -12,11 +11,13 @@ import numpy.typing as npt
 import onnx
 
 from compiler.frontend import SourceModel
+from compiler.step_errors import StepErrors
 from hwspec.array import Array as CrossbarArray
 from hwspec.errors import VerificationError
+from hwspec.fault_map import FaultMap
 from hwspec.spec import HardwareSpec
-from runtime.quantize import Float64
-from runtime.report import DigitalNode, WireReport
+from runtime.quantize import Float64, off_target
+from runtime.report import DigitalNode, FailureReport, WireReport
 from runtime.tables import Buffer, Gather, Host, Scatter, TensorInfo, input_phases
 
 Array = npt.NDArray[Any]
@@ -44,12 +45,13 @@ class MatrixLayer:
 
 @dataclass(frozen=True)
 class Block:
-    """A logical tile: rows and columns of one group's matrix, and which slice (digit) of its weights."""
+    """A logical tile: rows and columns of one group's matrix, which slice (digit) of its weights, which copy of it."""
 
     group: int
     rows: slice
     cols: slice
     slice: int = 0
+    replica: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,12 +69,13 @@ class TileGrid:
     tile_rows: int
     tile_cols: int
     slices: int = 1
+    replicas: int = 1
 
     @classmethod
-    def of(cls, weight: Array, array: CrossbarArray) -> "TileGrid":
+    def of(cls, weight: Array, array: CrossbarArray, replicas: int = 1) -> "TileGrid":
         """The grid of matrices ``(groups, K, N)`` on arrays of this geometry."""
         groups, rows, cols = weight.shape
-        return cls(groups, rows, cols, array.weight_rows, array.weight_cols, array.slices)
+        return cls(groups, rows, cols, array.weight_rows, array.weight_cols, array.slices, replicas)
 
     @cached_property
     def row_blocks(self) -> tuple[slice, ...]:
@@ -86,14 +89,16 @@ class TileGrid:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Every logical tile: by group, then row block, then column block, then slice."""
-        parts = itertools.product(range(self.groups), self.row_blocks, self.col_blocks, range(self.slices))
+        """Every logical tile: by group, then row block, then column block, then slice, then replica."""
+        parts = itertools.product(
+            range(self.groups), self.row_blocks, self.col_blocks, range(self.slices), range(self.replicas)
+        )
         return tuple(Block(*part) for part in parts)
 
     @property
     def partial_sums(self) -> int:
         """Additions of partial sums for one input vector."""
-        return self.groups * self.cols * (len(self.row_blocks) * self.slices - 1)
+        return self.groups * self.cols * (len(self.row_blocks) * self.slices * self.replicas - 1)
 
 
 def _cuts(size: int, step: int) -> tuple[slice, ...]:
@@ -109,8 +114,9 @@ class LayerStatistics:
     low, high
         Smallest and largest input.
     mean : (groups K,)
-    covariance : (groups row blocks, r, r)
-        Of the inputs of each row block of each group; zero beyond a block's rows.
+    covariance : (groups, K, K) or (groups row blocks, r, r)
+        Of the inputs of each group, or of each row block of each group where that would be too large; zero beyond a
+        block's rows.
     vectors : (samples, groups K)
         Input vectors drawn at random from the calibration data.
     """
@@ -144,15 +150,16 @@ class QuantizedLayer:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where a logical tile lies: the first cell of its rectangle on a site, and the orders within it.
+    """Where a logical tile lies: its rows and columns of weights on a site, and the orders within it.
 
-    ``row_map[i]`` is the physical row of logical row ``i``; ``col_order[j]`` the logical column on physical column
-    ``j``, whose pair is swapped where ``col_sign[j]`` is -1.
+    ``word_lines`` and ``bit_lines`` rise. ``row_map[i]`` is the physical row (an index of `word_lines`) of logical row
+    ``i``; ``col_order[j]`` the logical column on physical column ``j``, whose pair is swapped where ``col_sign[j]`` is
+    -1.
     """
 
     array: int
-    row: int
-    col: int
+    word_lines: npt.NDArray[np.int32]
+    bit_lines: npt.NDArray[np.int32]
     row_map: npt.NDArray[np.int32]
     col_order: npt.NDArray[np.int32]
     col_sign: npt.NDArray[np.int8]
@@ -208,10 +215,37 @@ class Mapping:
     adc_ranges: Table[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     clipped: Table[str, float] = field(default_factory=dict)
     """Share of calibration conversions that each layer's ADCs clip."""
+    faults: FaultMap | None = None
+    """Failed devices of the chip that is mapped for, as its test saw them; None where it is not known."""
+    mapped_for: str | None = None
+    """Hash of that chip."""
+    replicas: int = 1
+    """Tiles that hold each block, whose results are averaged."""
+    steps: tuple[str, ...] = ()
+    """Of mapping around failures that are taken."""
+    robust: bool = True
+    """Whether pairs are raised where only the rates of failures are known."""
+    gated: frozenset[tuple[int, int]] = frozenset()
+    """Word lines that are gated off: array and line."""
+    step_errors: Table[str, StepErrors] = field(default_factory=dict)
+    failures: Table[str, FailureReport] = field(default_factory=dict)
+    bias_shifts: Table[str, Float64] = field(default_factory=dict)
+    """What each layer's digital bias takes up of its weights' errors, ``(groups, N)``."""
+    residues: Table[str, tuple[npt.NDArray[np.int64], Float64]] = field(default_factory=dict)
+    """What digital memory holds of each layer's errors: where, in the flattened ``(groups, K, N)``, and how much."""
     predistorted: bool = False
     """Whether targets undo the wires, so that they are no longer the weights' own."""
     wires: Table[str, WireReport] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def faults_used(self) -> FaultMap | None:
+        """The failed devices of the arrays that tiles lie on, and of those before them; None where there are none."""
+        if self.faults is None:
+            return None
+        last = max(placement.array for found in self.placements.values() for placement in found)
+        used = self.faults.first(last + self.spec.array.arrays_per_site)
+        return used if used.failed else None
 
     @property
     def layers(self) -> tuple[MatrixLayer, ...]:
@@ -273,9 +307,9 @@ def _verify_grid(layer: MatrixLayer, grid: TileGrid) -> None:
     shape = (grid.groups, grid.rows, grid.cols)
     if shape != layer.weight.shape:
         raise _fail(layer.name, f"must have a grid of its matrix {layer.weight.shape}", shape)
-    times = np.zeros((grid.slices, *shape), np.int8)
+    times = np.zeros((grid.slices, grid.replicas, *shape), np.int8)
     for block in grid.blocks:
-        times[block.slice, block.group, block.rows, block.cols] += 1
+        times[block.slice, block.replica, block.group, block.rows, block.cols] += 1
     if not (times == 1).all():
         raise _fail(layer.name, "must map every weight exactly once", sorted(set(times.ravel().tolist())))
 
@@ -297,13 +331,14 @@ def _verify_targets(mapping: Mapping, layer: MatrixLayer) -> None:
     if len(mapping.targets[layer.name]) != len(blocks):
         raise _fail(layer.name, f"must assign its {len(blocks)} tiles", len(mapping.targets[layer.name]))
     low, high = (device.g_min, device.g_max) if device.levels is None else (0, (device.level_count or 0) - 1)
-    single = mapping.spec.array.pairing == "reference"
+    single, off = mapping.spec.array.pairing == "reference", off_target(device)
     for number, (block, targets) in enumerate(zip(blocks, mapping.targets[layer.name], strict=True)):
         for side in (targets.plus,) if single else (targets.plus, targets.minus):
             if side.shape != block.shape:
                 raise _fail(layer.name, f"must assign all of tile {number}'s {block.shape} cells", side.shape)
-            if not (side.min() >= low and side.max() <= high):
-                raise _fail(layer.name, f"must keep tile {number} on the device's levels", float(side.max()))
+            on = side[side != off]
+            if on.size and not (on.min() >= low and on.max() <= high):
+                raise _fail(layer.name, f"must keep tile {number} on the device's levels", float(on.max()))
         if targets.gain.shape != block.shape[1:] or not (np.isfinite(targets.gain) & (targets.gain > 0)).all():
             raise _fail(layer.name, f"must give tile {number} a positive finite gain a column", targets.gain.shape)
 
@@ -322,36 +357,34 @@ def _verify_ranges(mapping: Mapping, layer: MatrixLayer) -> None:
 
 def _verify_placements(mapping: Mapping) -> None:
     array = mapping.spec.array
-    boxes: dict[int, list[tuple[str, tuple[int, int, int, int]]]] = {}
+    used: dict[int, npt.NDArray[np.bool_]] = {}
     for layer in mapping.layers:
         blocks, placements = mapping.grids[layer.name].blocks, mapping.placements[layer.name]
         if len(blocks) != len(placements):
             raise _fail(layer.name, f"must place its {len(blocks)} tiles", len(placements))
+        order_of: dict[tuple[int, int], list[int]] = {}
         for block, placement in zip(blocks, placements, strict=True):
             rows, cols = block.shape
-            box = (placement.row, placement.row + rows, placement.col, placement.col + cols)
-            if min(box) < 0 or box[1] > array.weight_rows or box[3] > array.weight_cols:
-                raise _fail(layer.name, "must keep its tiles inside their arrays", box)
+            for lines, count, most in (
+                (placement.word_lines, rows, array.weight_rows),
+                (placement.bit_lines, cols, array.weight_cols),
+            ):
+                if len(lines) != count or not (np.diff(lines) > 0).all() or lines[0] < 0 or lines[-1] >= most:
+                    raise _fail(layer.name, "must keep its tiles on rising lines inside their arrays", lines.tolist())
             if placement.array < 0 or placement.array % array.arrays_per_site:
                 raise _fail(layer.name, "must start its tiles' sites at their first array", placement.array)
-            boxes.setdefault(placement.array, []).append((layer.name, box))
             if not np.array_equal(np.sort(placement.row_map), np.arange(rows)):
                 raise _fail(layer.name, "must order each tile's rows by a permutation", placement.row_map.tolist())
             if not np.array_equal(np.sort(placement.col_order), np.arange(cols)):
                 raise _fail(layer.name, "must order each tile's columns by a permutation", placement.col_order.tolist())
             if placement.col_sign.shape != (cols,) or not (np.abs(placement.col_sign) == 1).all():
                 raise _fail(layer.name, "must give each column a sign of +1 or -1", placement.col_sign.tolist())
-    for number, placed in boxes.items():
-        if len(placed) > 1:
-            _verify_overlaps(array, number, placed)
-
-
-def _verify_overlaps(
-    array: CrossbarArray, number: int, placed: Sequence[tuple[str, tuple[int, int, int, int]]]
-) -> None:
-    used = np.zeros((array.weight_rows, array.weight_cols), bool)
-    for layer, box in placed:
-        cells = used[box[0] : box[1], box[2] : box[3]]
-        if cells.any():
-            raise _fail(layer, f"must not overlap another tile on array {number}", box)
-        cells[:] = True
+            lines_of_rows = placement.word_lines[placement.row_map]
+            order = (lines_of_rows - placement.word_lines[0]).tolist()
+            if not array.router and order_of.setdefault((block.group, block.rows.start), order) != order:
+                raise _fail(layer.name, "must order the rows of tiles with the same inputs alike", order)
+            cells = used.setdefault(placement.array, np.zeros((array.weight_rows, array.weight_cols), bool))
+            at = np.ix_(placement.word_lines, placement.bit_lines)
+            if cells[at].any():
+                raise _fail(layer.name, f"must not overlap another tile on array {placement.array}", order)
+            cells[at] = True

@@ -4,6 +4,7 @@ import numpy as np
 
 from compiler.mapping import Mapping, MatrixLayer
 from hwspec.effects import active_effects
+from hwspec.reach import weight_bounds
 from runtime.report import CompileReport, LayerReport, Totals
 
 
@@ -35,6 +36,8 @@ def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
         segments=len(mapping.lowered.segments),
         calibration=mapping.calibration,
         warnings=mapping.warnings,
+        mapped_for=mapping.mapped_for,
+        reachable=weight_bounds(mapping.spec.device, array, mapping.spec.failures),
         effects=tuple(active_effects(mapping.spec)),
         seconds=seconds,
     )
@@ -44,7 +47,7 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer) -> LayerReport:
     grid, array = mapping.grids[layer.name], mapping.spec.array
     quantized = mapping.quantized[layer.name]
     arrays = _arrays(mapping, (layer,))
-    cells = array.devices_per_weight * grid.slices * layer.weight.size
+    cells = array.devices_per_weight * grid.slices * grid.replicas * layer.weight.size
     weight = layer.weight.astype(np.float64)
     error = np.linalg.norm(quantized.normalized * quantized.scale[:, None, :] - weight)
     return LayerReport(
@@ -63,6 +66,7 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer) -> LayerReport:
         weight_error=float(error / (np.linalg.norm(weight) or 1.0)),
         calibration_clipped=mapping.clipped.get(layer.name, 0.0),
         wires=mapping.wires.get(layer.name),
+        failures=mapping.failures.get(layer.name),
     )
 
 

@@ -76,7 +76,7 @@ def _quantize(mapping: Mapping) -> dict[str, Any]:
 
 def _place(mapping: Mapping) -> dict[str, Any]:
     return {
-        name: [[placement.array, placement.row, placement.col] for placement in found]
+        name: [[placement.array, int(placement.word_lines[0]), int(placement.bit_lines[0])] for placement in found]
         for name, found in mapping.placements.items()
     }
 

@@ -1,6 +1,7 @@
 """The errors of xbarc: one root, one grammar (subject, requirement, offending value, hint)."""
 
 import reprlib
+from dataclasses import dataclass
 from typing import ClassVar
 
 _NOTHING = object()
@@ -71,6 +72,58 @@ class ProgramError(XbarcError, ValueError):
 
 class ChipError(XbarcError, ValueError):
     """A chip does not match the program or the spec that it is used with."""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How far a program is from fitting a chip.
+
+    Parameters
+    ----------
+    demand
+        What it needs.
+    bound
+        What there is.
+    gap
+        By how much it does not fit: ``demand - bound``.
+    unit
+        Of all three.
+    levers
+        What would make it fit, each as a phrase.
+    """
+
+    demand: int
+    bound: int
+    gap: int
+    unit: str = "arrays"
+    levers: tuple[str, ...] = (
+        "a chip with more arrays",
+        "larger arrays",
+        "--share-arrays",
+        "fewer slices or replicas",
+        "layers kept digital with --digital",
+    )
+
+
+class DoesNotFit(ChipError):  # noqa: N818 - the field says that a design does not fit
+    """A program needs more than its chip has.
+
+    Parameters
+    ----------
+    report
+        Demand, bound, gap and levers; the message says the same in one line.
+    """
+
+    exit_code = 4
+
+    def __init__(self, report: FitReport) -> None:
+        self.report = report
+        super().__init__(
+            "chip",
+            f"must have at least {report.demand} {report.unit} for this program",
+            got=report.bound,
+            hint=f"{report.gap} too few: try {', '.join(report.levers)}",
+        )
 
 
 class DataError(XbarcError, ValueError):

@@ -5,9 +5,8 @@ import io
 import json
 import os
 import re
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from hwspec.errors import ProgramError
+from hwspec.atomic import write_atomically
+from hwspec.errors import ChipError, ProgramError
+from hwspec.fault_map import FaultMap
 from runtime.check import check_program
 from runtime.program import TileProgram
 from runtime.report import CompileReport
@@ -27,7 +28,10 @@ from runtime.tables import Tables
 _DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: equal programs give equal files
 _DIGEST = 64
 _TENSORS = ("tiles", "weights", "calibration")
-_FIXED = ("program.json", "report.json", "source.onnx", *(f"{name}.safetensors" for name in _TENSORS))
+_FIXED = ("program.json", "report.json", *(f"{name}.safetensors" for name in _TENSORS))
+_CHIP = "chip.safetensors"
+"""Present where the program was mapped around the failed devices of a chip."""
+_OPTIONAL = ("source.onnx", _CHIP)
 _SEGMENT = re.compile(r"segments/[A-Za-z0-9_.-]{1,200}\.onnx")
 _MAX_JSON = 1 << 28
 
@@ -58,6 +62,8 @@ def save_program(program: TileProgram, path: Path) -> None:
     }
     if program.source is not None:
         members["source.onnx"] = program.source
+    if program.faults is not None:
+        members[_CHIP] = _dump_tensors({"states": program.faults.states, "conductance": program.faults.conductance})
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = Manifest(sha256=hashes).model_dump_json().encode()
     try:
@@ -81,23 +87,6 @@ def _write(stream: BinaryIO, members: Mapping[str, bytes]) -> None:
         digest.update(block)
         left -= len(block)
     stream.write(digest.hexdigest().encode())
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call ``write(stream)`` on a temporary file beside `path`, flush it to disk, and rename it to `path`."""
-    handle, name = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name[:100]}.")
-    try:
-        with os.fdopen(handle, "w+b") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def load_program(path: Path) -> TileProgram:
@@ -138,6 +127,7 @@ def load_program(path: Path) -> TileProgram:
         calibration=tensors["calibration"],
         report=report,
         source=members.get("source.onnx"),
+        faults=_load_faults(members[_CHIP]) if _CHIP in members else None,
     )
     check_program(program)
     return program
@@ -167,7 +157,7 @@ def _read_members(data: bytes, subject: str) -> dict[str, bytes]:
     for name, content in members.items():
         if hashlib.sha256(content).hexdigest() != manifest.sha256.get(name):
             raise ProgramError(subject, f"holds an altered member {name}")
-    for name in (*manifest.sha256, *(name for name in _FIXED if name != "source.onnx")):
+    for name in (*manifest.sha256, *_FIXED):
         if name not in members:
             raise ProgramError(subject, f"must hold the member {name}")
     if comment != hashlib.sha256(data[:-_DIGEST]).hexdigest().encode():
@@ -177,7 +167,7 @@ def _read_members(data: bytes, subject: str) -> dict[str, bytes]:
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, total: int, subject: str) -> bytes:
     name = info.filename
-    if name not in (*_FIXED, "manifest.json") and not _SEGMENT.fullmatch(name):
+    if name not in (*_FIXED, *_OPTIONAL, "manifest.json") and not _SEGMENT.fullmatch(name):
         raise ProgramError(subject, "must hold only members of a tile program", got=name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.file_size > total:
         raise ProgramError(subject, f"must store {name} uncompressed")
@@ -202,3 +192,13 @@ def _load_tensors(member: str, data: bytes) -> dict[str, npt.NDArray[Any]]:
         return dict(load_tensors(data))
     except (SafetensorError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ProgramError(member, f"holds no valid tensors ({error})") from None
+
+
+def _load_faults(data: bytes) -> FaultMap:
+    tensors = _load_tensors(_CHIP, data)
+    if set(tensors) != {"states", "conductance"}:
+        raise ProgramError(_CHIP, "must hold the tensors states and conductance", got=sorted(tensors))
+    try:
+        return FaultMap(tensors["states"], tensors["conductance"])
+    except ChipError as error:
+        raise ProgramError(_CHIP, f"holds no valid fault map ({error})") from None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hwspec.array import Array
 from hwspec.spec import HardwareSpec
 from runtime.channels import Channel, Network, effective_volts
-from runtime.layout import Place, Side, device_places, driven_rows, lines_of
+from runtime.layout import Place, Side, driven_rows, lines_of
 from runtime.physics.converters import Drive
 from runtime.physics.network import solve_currents
 from runtime.physics.noise_transfer import noise_transfer
@@ -43,8 +43,8 @@ class ProgrammedArrays:
     conductance: Float64
     variance: Float64 | None
     errors: Mapping[int, ColumnErrors]
-    transfers: dict[tuple[int, int, int], Float64] = field(default_factory=dict)
-    """What wires leave of the noise of an array's devices, by its number and the rows that are driven."""
+    transfers: dict[tuple[int, bytes], Float64] = field(default_factory=dict)
+    """What wires leave of the noise of an array's devices, by its number and the word lines that are driven."""
     _effective: Float64 | None = field(default=None, init=False)
 
     def effective(self, number: int, array: Array) -> Float64:
@@ -79,11 +79,15 @@ class _View:
     network: Network | None
 
 
-def tile_channels(spec: HardwareSpec, arrays: ProgrammedArrays, tile: Tile) -> tuple[Channel, ...]:
+def tile_channels(
+    program: TileProgram, spec: HardwareSpec, arrays: ProgrammedArrays, tile: Tile
+) -> tuple[Channel, ...]:
     """The conversions of a programmed tile.
 
     Parameters
     ----------
+    program
+        That the tile belongs to.
     spec
         With the effects that are on.
     arrays
@@ -91,9 +95,9 @@ def tile_channels(spec: HardwareSpec, arrays: ProgrammedArrays, tile: Tile) -> t
     tile
         Of the program.
     """
-    places = device_places(tile, spec.array)
+    places, driven = program.places(tile.name), driven_lines(program, tile)
     numbers = {number for number, _, _ in places.values()}
-    views = {number: _view(spec, arrays, tile, places, number) for number in numbers}
+    views = {number: _view(spec, arrays, driven, places, number) for number in numbers}
     sides = {side: _channel(views[place[0]], arrays.errors[place[0]], place) for side, place in places.items()}
     plus, after = sides["plus"], spec.periphery.subtract == "after"
     if "minus" in sides:
@@ -114,10 +118,11 @@ def tile_channels(spec: HardwareSpec, arrays: ProgrammedArrays, tile: Tile) -> t
 
 def _channel(view: _View, errors: ColumnErrors, place: Place) -> Channel:
     _, rows, cols = place
+    cells = np.ix_(rows, cols)
     return Channel(
         sign=1,
-        matrix=np.zeros_like(view.matrix[rows, cols]) if view.network else view.matrix[rows, cols],
-        variance=None if view.variance is None else view.variance[rows, cols],
+        matrix=np.zeros((len(rows), len(cols))) if view.network else view.matrix[cells],
+        variance=None if view.variance is None else view.variance[cells],
         static=None if view.static is None else view.static[cols],
         errors=errors.of(cols),
         networks=(replace(view.network, cols=cols),) if view.network else (),
@@ -145,7 +150,7 @@ def _sum(one: Float64 | None, other: Float64 | None, sign: int) -> Float64 | Non
 def _view(
     spec: HardwareSpec,
     arrays: ProgrammedArrays,
-    tile: Tile,
+    lines_driven: bytes,
     places: dict[Side, Place],
     number: int,
 ) -> _View:
@@ -161,7 +166,7 @@ def _view(
     bends = array.wired or array.unselected != "grounded" or array.pairing == "neighbouring_rows" or offset
     if not spec.device.iv.linear and bends:
         network = Network(
-            conductance, driven, slice(None), 1, lines.rows, held, lines.floating_rows, lines.floating_cols
+            conductance, driven, np.arange(array.cols), 1, lines.rows, held, lines.floating_rows, lines.floating_cols
         )
     elif lines.rows.any() or held.any():
         # Devices are ohmic: what held lines and virtual grounds off 0 V add is the same for every input.
@@ -178,7 +183,7 @@ def _view(
         )
     variance = None if arrays.variance is None else arrays.variance[arrays.index[number]]
     if variance is not None and array.wired:
-        variance = variance * arrays.transfers[number, tile.row, tile.rows]
+        variance = variance * arrays.transfers[number, lines_driven]
     return _View(matrix, variance, static, network)
 
 
@@ -213,6 +218,11 @@ class _Unselected:
         return effective_matrix(conductance, word, bit, array.r_driver, array.r_sense).T
 
 
+def driven_lines(program: TileProgram, tile: Tile) -> bytes:
+    """The word lines that a tile drives, as a key."""
+    return program.tile_tensors[tile.name].word_lines.tobytes()
+
+
 def find_transfers(program: TileProgram, spec: HardwareSpec, arrays: ProgrammedArrays, tiles: list[Tile]) -> None:
     """Fill `transfers`: what wires leave of each device's noise, for inputs like the tiles' calibration vectors.
 
@@ -221,10 +231,10 @@ def find_transfers(program: TileProgram, spec: HardwareSpec, arrays: ProgrammedA
     """
     if arrays.variance is None or not spec.array.wired:
         return
-    groups: dict[tuple[int, int, int], list[Tile]] = {}
+    groups: dict[tuple[int, bytes], list[Tile]] = {}
     for tile in tiles:
-        for number in {number for number, _, _ in device_places(tile, spec.array).values()}:
-            groups.setdefault((number, tile.row, tile.rows), []).append(tile)
+        for number in {number for number, _, _ in program.places(tile.name).values()}:
+            groups.setdefault((number, driven_lines(program, tile)), []).append(tile)
     keys = list(groups)
 
     def work(part: slice) -> None:
@@ -244,7 +254,7 @@ def _transfer(
     for tile in chosen:
         of_tile = calibration_volts(program, spec, tile, max(_NOISE_VECTORS // len(chosen), 1))
         lines = np.zeros((len(of_tile), array.rows))
-        for rows, sign in driven_rows(device_places(tile, array), number, array):
+        for rows, sign in driven_rows(program.places(tile.name), number, array):
             lines[:, rows] = sign * of_tile
         volts.append(lines)
     return noise_transfer(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from hwspec.device import CurrentVoltageLaw
 from hwspec.spec import HardwareSpec
+from runtime.layout import Lines
 from runtime.physics.converters import CodeRange, Drive, phase_part
 from runtime.physics.network import CurrentVoltage, solve_currents
 from runtime.physics.readout import ColumnErrors, Readout
@@ -56,8 +57,8 @@ class Network:
     """
 
     conductance: Float64
-    driven: tuple[tuple[slice, int], ...]
-    cols: slice
+    driven: tuple[tuple[Lines, int], ...]
+    cols: Lines
     sign: int
     held_rows: Float64
     held_cols: Float64

@@ -27,6 +27,7 @@ from runtime.inputs import bind_inputs
 from runtime.physics.converters import Drive
 from runtime.programming import ProgrammedChip
 from runtime.quantize import input_codes, input_digit
+from runtime.residue_torch import ResidueMatrix, residue_matrix
 from runtime.tables import Gather, Host, Load, Loop, Mvm, Phase, Scatter
 
 Watcher = Callable[[str, str, Phase, int, Tensor], None]
@@ -43,6 +44,7 @@ class _Store:
 
     batches: tuple[Batch, ...]
     constant: Tensor | None
+    residue: ResidueMatrix | None
     scatter: Scatter
     buffer: str
     dtype: torch.dtype
@@ -196,6 +198,8 @@ class Engine:
                     total = codes.new_zeros(len(codes), store.scatter.length)
                 total = total.index_add(1, batch.columns, placed)
         assert total is not None
+        if store.residue is not None:
+            total = store.residue.add_to(total, codes)
         return total if store.constant is None else total + store.constant
 
     def _convert(self, loop: _CompiledLoop, batch: Batch, codes: Tensor) -> Tensor:
@@ -267,6 +271,7 @@ class Engine:
         loads: dict[str, Load] = {}
         mvms: dict[str, tuple[Mvm, Load]] = {}
         sums: dict[str, list[tuple[Mvm, Load]]] = {}
+        residues: dict[str, list[Load]] = {}
         stores = []
         for step in loop.body:
             if step.op == "load":
@@ -275,12 +280,15 @@ class Engine:
                 mvms[step.into] = (step, loads[step.source])
             elif step.op == "acc":
                 sums.setdefault(step.into, []).append(mvms[step.source])
+            elif step.op == "residue":
+                residues.setdefault(step.into, []).append(loads[step.source])
             else:
                 length, terms = program.scatters[step.scatter].length, sums[step.source]
                 batches = self._compiler.batches(loop.layer, terms, length)
                 constant = self._compiler.constant(loop.layer, terms, length)
+                residue = residue_matrix(self._chip, loop.layer, residues.get(step.source, []), self._tensor)
                 dtype: torch.dtype = getattr(torch, program.dtypes[step.buffer])
-                stores.append(_Store(batches, constant, program.scatters[step.scatter], step.buffer, dtype))
+                stores.append(_Store(batches, constant, residue, program.scatters[step.scatter], step.buffer, dtype))
         load = next(iter(loads.values()))
         return _CompiledLoop(
             layer=loop.layer,
@@ -291,7 +299,7 @@ class Engine:
             in_codes=in_codes(self._chip, loop.layer, drive),
             signed=layer.signed,
             length=program.gathers[load.gather].length,
-            bias=self._tensor(program.bias(loop.layer)),
+            bias=self._tensor(self._chip.bias(loop.layer)),
             stores=tuple(stores),
         )
 

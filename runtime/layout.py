@@ -6,31 +6,35 @@ import numpy as np
 import numpy.typing as npt
 
 from hwspec.array import Array
-from runtime.tables import Tile
 
 Side = Literal["plus", "minus"]
-Place = tuple[int, slice, slice]
-"""Number of an array, its rows and its columns."""
+Lines = npt.NDArray[np.integer]
+Place = tuple[int, Lines, Lines]
+"""Number of an array, its word lines ``(rows,)`` and its bit lines ``(cols,)``: index matrices with ``np.ix_``."""
 
 
-def device_places(tile: Tile, array: Array) -> dict[Side, Place]:
-    """Where the devices of each side of a tile's pairs lie; a single device against a reference has no minus side."""
-    rows, cols = slice(tile.row, tile.row + tile.rows), slice(tile.col, tile.col + tile.cols)
+def device_places(array_number: int, word_lines: Lines, bit_lines: Lines, array: Array) -> dict[Side, Place]:
+    """Where the devices of each side of a tile's pairs lie; a single device against a reference has no minus side.
+
+    Parameters
+    ----------
+    array_number
+        Of the site's first array.
+    word_lines, bit_lines
+        Rows and columns of weights on the site that the tile lies on, ``(rows,)`` and ``(cols,)``.
+    array
+        Of the spec.
+    """
+    rows, cols = np.asarray(word_lines, np.intp), np.asarray(bit_lines, np.intp)
     match array.pairing:
         case "two_arrays":
-            return {"plus": (tile.array, rows, cols), "minus": (tile.array + 1, rows, cols)}
+            return {"plus": (array_number, rows, cols), "minus": (array_number + 1, rows, cols)}
         case "neighbouring_columns":
-            return {
-                "plus": (tile.array, rows, slice(2 * cols.start, 2 * cols.stop, 2)),
-                "minus": (tile.array, rows, slice(2 * cols.start + 1, 2 * cols.stop, 2)),
-            }
+            return {"plus": (array_number, rows, 2 * cols), "minus": (array_number, rows, 2 * cols + 1)}
         case "neighbouring_rows":
-            return {
-                "plus": (tile.array, slice(2 * rows.start, 2 * rows.stop, 2), cols),
-                "minus": (tile.array, slice(2 * rows.start + 1, 2 * rows.stop, 2), cols),
-            }
+            return {"plus": (array_number, 2 * rows, cols), "minus": (array_number, 2 * rows + 1, cols)}
         case "reference":
-            return {"plus": (tile.array, rows, cols)}
+            return {"plus": (array_number, rows, cols)}
 
 
 def lines_of(places: dict[Side, Place], array: Array, number: int) -> tuple[npt.NDArray[np.bool_], ...]:
@@ -43,7 +47,7 @@ def lines_of(places: dict[Side, Place], array: Array, number: int) -> tuple[npt.
     return rows, cols
 
 
-def driven_rows(places: dict[Side, Place], number: int, array: Array) -> tuple[tuple[slice, int], ...]:
+def driven_rows(places: dict[Side, Place], number: int, array: Array) -> tuple[tuple[Lines, int], ...]:
     """Rows of the array of this number that take a tile's inputs, and the sign that they take them with."""
     return tuple(
         (rows, -1 if side == "minus" and array.pairing == "neighbouring_rows" else 1)

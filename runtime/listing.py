@@ -22,6 +22,7 @@ from runtime.tables import (
     Load,
     Loop,
     Mvm,
+    Residue,
     Row,
     Scatter,
     Step,
@@ -46,6 +47,7 @@ _KEY = re.compile(r"\s*([a-z0-9_]+)=")
 _LOAD = re.compile(rf"load %{_NAME}, act:{_NAME}, gather={_NAME}, rows=(\d+):(\d+)")
 _MVM = re.compile(rf"mvm %{_NAME}, tile={_NAME}, %{_NAME}, phase=(both|\+|-)")
 _ACC = re.compile(rf"acc %{_NAME}, %{_NAME}, map={_NAME} cols")
+_RESIDUE = re.compile(rf"residue %{_NAME}, %{_NAME}")
 _STORE = re.compile(rf"store act:{_NAME}, %{_NAME}, scatter={_NAME}")
 _LOOP = re.compile(rf"loop {_NAME} windows=(\d+)")
 _HOST = re.compile(rf"host {_NAME} {_NAMES} -> {_NAMES}")
@@ -137,7 +139,7 @@ def _lines(tables: Tables) -> Iterator[str]:
             yield "end"
 
 
-def _printed_step(step: Load | Mvm | Acc | Store) -> str:
+def _printed_step(step: Step) -> str:
     q = _quoted
     match step:
         case Load():
@@ -147,11 +149,13 @@ def _printed_step(step: Load | Mvm | Acc | Store) -> str:
             return f"mvm %{q(step.into)}, tile={q(step.tile)}, %{q(step.source)}, phase={step.phase}"
         case Acc():
             return f"acc %{q(step.into)}, %{q(step.source)}, map={q(step.tile)} cols"
+        case Residue():
+            return f"residue %{q(step.into)}, %{q(step.source)}"
         case Store():
             return f"store act:{q(step.buffer)}, %{q(step.source)}, scatter={q(step.scatter)}"
 
 
-def _step(keyword: str, line: str) -> Load | Mvm | Acc | Store:
+def _step(keyword: str, line: str) -> Step:
     u = _unquoted
     if keyword == "load":
         into, buffer, gather, start, stop = _match(_LOAD, line)
@@ -162,6 +166,9 @@ def _step(keyword: str, line: str) -> Load | Mvm | Acc | Store:
     if keyword == "acc":
         into, source, tile = _match(_ACC, line)
         return Acc(into=u(into), source=u(source), tile=u(tile))
+    if keyword == "residue":
+        into, source = _match(_RESIDUE, line)
+        return Residue(into=u(into), source=u(source))
     if keyword == "store":
         buffer, source, scatter = _match(_STORE, line)
         return Store(buffer=u(buffer), source=u(source), scatter=u(scatter))

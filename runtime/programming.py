@@ -9,10 +9,12 @@ import numpy.typing as npt
 from hwspec.chip import Chip
 from hwspec.effects import EFFECTS, OF_A_CHIP, with_effects
 from hwspec.errors import DataError
+from hwspec.failures import State
+from hwspec.fault_map import FaultMap
+from hwspec.reach import isolation
 from hwspec.spec import HardwareSpec
 from runtime.arrays import ProgrammedArrays, find_transfers, tile_channels
 from runtime.channels import Channel
-from runtime.layout import device_places
 from runtime.physics.cells import Moment, device_cells
 from runtime.physics.converters import CodeRange, Drive
 from runtime.physics.readout import ColumnErrors, Readout, draw_column_errors
@@ -32,6 +34,8 @@ class ProgrammingReport:
         Devices that hold weights, and the pulses that they got in all.
     unconverged, failed
         Devices outside the tolerance of write-verify when its budget was spent; devices whose programming failed.
+    stuck
+        Devices that hold weights and had failed before they were programmed, gated off or not.
     trim
         Relative error of each layer's tiles on the known vectors, before and after the controller's trim.
     """
@@ -40,6 +44,7 @@ class ProgrammingReport:
     pulses: int = 0
     unconverged: int = 0
     failed: int = 0
+    stuck: int = 0
     trim: Mapping[str, tuple[float, float]] | None = None
 
 
@@ -88,6 +93,10 @@ class ProgrammedChip:
         """DAC codes of a layer's input vectors."""
         table = self.program.layers[layer]
         return input_codes(vectors, table.full_scale, self.drive(layer).code_max, table.signed)
+
+    def bias(self, layer: str) -> Float64:
+        """Digital bias of a layer: the model's own where the layer is exact."""
+        return self.program.bias(layer, exact=layer in self.exact_layers)
 
     def unipolar(self, layer: str) -> bool:
         """Whether the currents of a layer's conversions have one sign, so that no ADC code is spent on the other."""
@@ -138,7 +147,8 @@ def program_chip(
     program
         What to write.
     chip
-        Where to write it; None takes `Chip.ideal`, whose devices, readouts and reads are all nominal.
+        Where to write it; None takes the program's `nominal_chip`, whose devices, readouts and reads are all nominal
+        but for the failed devices that the program was mapped around. A chip without a seed has no random effect.
     exact_layers
         Layers to run with their float weights, continuous conductances and ideal converters instead of the spec's:
         what remains shows the effect of the other layers alone.
@@ -158,34 +168,42 @@ def program_chip(
     SpecError
         If the time is negative, or beyond what the drift model was fitted to.
     """
-    if chip is not None:
-        chip.check_fits(program.spec, program.arrays)
+    if chip is None:
+        chip = program.nominal_chip
+    chip.check_fits(program.spec, program.arrays)
     unknown = set(exact_layers) - set(program.layers)
     if unknown:
         raise DataError(f"layer {min(unknown)!r}", "is not in the program", hint=f"layers: {', '.join(program.layers)}")
     if not 0 <= seconds < float("inf"):
         raise DataError("time since programming", "must be finite and not negative", got=seconds)
     keep = frozenset(EFFECTS if effects is None else effects)
-    chip_seed = None if chip is None else chip.seed
-    if chip_seed is None:
-        keep -= OF_A_CHIP
+    if chip.seed is None:
+        keep -= OF_A_CHIP - {"failures"}
     spec = with_effects(program.spec, keep)
-    moment = Moment(0 if chip_seed is None else chip_seed, seed, seconds)
+    moment = Moment(0 if chip.seed is None else chip.seed, seed, seconds)
     exact = frozenset(exact_layers)
-    programmed = _program(program, spec, moment, exact)
+    faults = chip.faults if "failures" in keep else None
+    programmed = write_program(program, spec, moment, exact, faults)
     if spec.periphery.trim.gain == "none" and not spec.periphery.trim.offset:
         return programmed
     from runtime.trim import trimmed  # it measures on a programmed chip
 
     measured = programmed
     if spec.periphery.trim.when == "programming" and seconds:
-        measured = _program(program, spec, replace(moment, seconds=0.0), exact)
-    return trimmed(programmed, measured, moment)
+        measured = write_program(program, spec, replace(moment, seconds=0.0), exact, faults)
+    return trimmed(programmed, measured, moment, faults)
 
 
-def _program(program: TileProgram, spec: HardwareSpec, moment: Moment, exact_layers: frozenset[str]) -> ProgrammedChip:
+def write_program(
+    program: TileProgram,
+    spec: HardwareSpec,
+    moment: Moment,
+    exact_layers: frozenset[str],
+    faults: FaultMap | None,
+) -> ProgrammedChip:
+    """Write `program` onto a chip with these failed devices, under the effects that `spec` has left; without trim."""
     real = [tile for tile in program.tables.tiles if tile.layer not in exact_layers]
-    arrays, report = _write(program, spec, real, moment)
+    arrays, report = _write(program, spec, real, moment, faults)
     driven = [tile for tile in program.tables.tiles if tile.name in program.tile_starts]
     find_transfers(program, spec, arrays, [tile for tile in driven if tile.layer not in exact_layers])
     tiles = {}
@@ -193,45 +211,79 @@ def _program(program: TileProgram, spec: HardwareSpec, moment: Moment, exact_lay
         if tile.layer in exact_layers:
             channels: tuple[Channel, ...] = (_exact_channel(program, tile),)
         else:
-            channels = tile_channels(spec, arrays, tile)
+            channels = tile_channels(program, spec, arrays, tile)
         tiles[tile.name] = TileOnChip(channels, np.ones(tile.cols), np.zeros(tile.cols))
     return ProgrammedChip(program, spec, tiles, exact_layers, report)
 
 
+@dataclass(frozen=True, eq=False)
+class _Aims:
+    """What the devices of one array are to become, ``(rows, cols)``: targets, which of them count, which are off."""
+
+    target: Float64
+    used: npt.NDArray[np.bool_]
+    off: npt.NDArray[np.bool_]
+
+
+def _aims(program: TileProgram, tiles: list[Tile]) -> dict[int, _Aims]:
+    """For every array that tiles lie on, by its number."""
+    shape = (program.spec.array.rows, program.spec.array.cols)
+    found: dict[int, _Aims] = {}
+    for tile in tiles:
+        sides = zip(program.target_conductances(tile.name), program.gated(tile.name), strict=True)
+        for (number, rows, cols), (target, off) in zip(program.places(tile.name).values(), sides, strict=False):
+            aims = found.setdefault(number, _Aims(np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool)))
+            cells = np.ix_(rows, cols)
+            aims.target[cells], aims.used[cells], aims.off[cells] = target, True, off
+    return found
+
+
+def _gated(spec: HardwareSpec, off: npt.NDArray[np.bool_], states: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Devices of an array without current: those off, or their whole word lines, but for failed ones without a gate."""
+    if isolation(spec.array, spec.failures) == "line":
+        off = np.broadcast_to(off.any(1, keepdims=True), off.shape)
+    return off & ~np.isin(states, [state for state, section in spec.failures.states() if not section.isolatable])
+
+
 def _write(
-    program: TileProgram, spec: HardwareSpec, tiles: list[Tile], moment: Moment
+    program: TileProgram, spec: HardwareSpec, tiles: list[Tile], moment: Moment, faults: FaultMap | None
 ) -> tuple[ProgrammedArrays, ProgrammingReport]:
     """All arrays that tiles lie on, each programmed on its own."""
     array = spec.array
-    targets: dict[int, tuple[Float64, npt.NDArray[np.bool_]]] = {}
-    for tile in tiles:
-        sides = dict(zip(("plus", "minus"), program.target_conductances(tile.name), strict=True))
-        for side, (number, rows, cols) in device_places(tile, array).items():
-            if number not in targets:
-                shape = (array.rows, array.cols)
-                targets[number] = (np.zeros(shape), np.zeros(shape, bool))
-            targets[number][0][rows, cols] = sides[side]
-            targets[number][1][rows, cols] = True
-    numbers = sorted(targets)
+    aims = _aims(program, tiles)
+    numbers = sorted(aims)
     index = {number: at for at, number in enumerate(numbers)}
     conductance = np.empty((len(numbers), array.rows, array.cols))
     variance = np.zeros_like(conductance) if _noisy(spec) else None
-    counts = np.zeros((len(numbers), 4), np.int64)
+    counts = np.zeros((len(numbers), 5), np.int64)
+    good = np.zeros((array.rows, array.cols), np.uint8)
 
     def program_some(part: slice) -> None:
         for at in range(part.start, part.stop):
-            target, used = targets[numbers[at]]
-            cells = device_cells(spec.device, target, used, array.unused, numbers[at], moment)
+            number = numbers[at]
+            one, used = aims[number], aims[number].used
+            states = good if faults is None else faults.states[number]
+            cells = device_cells(
+                spec.device,
+                one.target,
+                used,
+                array.unused,
+                number,
+                moment,
+                stuck=None if faults is None else faults.stuck(number),
+                off=_gated(spec, one.off, states) if one.off.any() else None,
+                failures=spec.failures,
+            )
             conductance[at] = cells.conductance
             if variance is not None and cells.variance is not None:
                 variance[at] = cells.variance
-            failed, astray = cells.failed & used, ~cells.converged & used
-            counts[at] = used.sum(), cells.pulses[used].sum(), astray.sum(), failed.sum()
+            failed, astray, stuck = cells.failed & used, ~cells.converged & used, (states != State.OK) & used
+            counts[at] = used.sum(), cells.pulses[used].sum(), astray.sum(), failed.sum(), stuck.sum()
 
     share_out(len(numbers), program_some)
     errors = {number: draw_column_errors(spec.periphery, array.cols, moment.chip_seed, number) for number in numbers}
-    devices, pulses, unconverged, lost = (int(count) for count in counts.sum(0))
-    report = ProgrammingReport(devices, pulses, unconverged, lost)
+    devices, pulses, unconverged, lost, failed = (int(count) for count in counts.sum(0))
+    report = ProgrammingReport(devices, pulses, unconverged, lost, failed)
     return ProgrammedArrays(index, conductance, variance, errors), report
 
 

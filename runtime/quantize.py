@@ -61,6 +61,29 @@ def level_conductances(device: Device) -> Float64 | None:
     return None if device.levels is None else np.linspace(device.g_min, device.g_max, device.levels)
 
 
+def off_target(device: Device) -> int | float:
+    """Target of a device that is gated off: the code that follows its last level, or 0 S where levels are continuous.
+
+    No device can be programmed to 0 S: `g_min` is above.
+    """
+    return 0.0 if device.level_count is None else device.level_count
+
+
+def is_off(device: Device, targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which targets (level codes, or siemens) gate a device off, in their shape."""
+    found: npt.NDArray[np.bool_] = targets == off_target(device)
+    return found
+
+
+def target_siemens(device: Device, targets: npt.NDArray[Any]) -> Float64:
+    """Conductances of targets (level codes, or siemens) in their shape; 0 S where a device is gated off."""
+    levels = level_conductances(device)
+    if levels is None:
+        return targets
+    found: Float64 = np.append(levels, 0.0)[targets]
+    return found
+
+
 def weight_codes(w: Float64, levels: int) -> npt.NDArray[np.int64]:
     """Signed level codes of normalised weights in [-1, 1]: ``round(w (levels - 1))``."""
     return np.rint(w * (levels - 1)).astype(np.int64)
@@ -87,6 +110,11 @@ class WeightCode:
     def of(cls, spec: HardwareSpec) -> "WeightCode":
         """The code of a spec."""
         return cls(spec.device, spec.array.slices, spec.array.pairing == "reference")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of targets: of level codes and the code that gates a device off, or of siemens."""
+        return np.min_scalar_type(off_target(self.device)) if self.device.level_count else np.dtype(np.float64)
 
     def grid(self) -> Float64 | None:
         """Shares of full scale that one sign's weights can have, rising; None when continuous, or of several slices."""
@@ -156,7 +184,7 @@ class WeightCode:
             codes = _nearest(grid, share)
         else:
             codes = np.rint(share * (count - 1)).astype(np.int64) // self._base() ** number % self._base()
-        return codes.astype(np.uint8 if (self.device.level_count or 0) <= 256 else np.uint16)
+        return codes.astype(self.dtype)
 
     def _base(self) -> int:
         assert isinstance(self.device.levels, int)

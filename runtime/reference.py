@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hwspec.errors import DataError
+from hwspec.randomness import Purpose, array_generator
 from runtime.channels import NoiseKind, NoiseSource, conversions
 from runtime.geometry import gather_vectors, scatter_vectors, window_shape
 from runtime.host import HostSegment
 from runtime.inputs import bind_inputs
 from runtime.physics.converters import CodeRange
-from hwspec.randomness import Purpose, array_generator
 from runtime.programming import ProgrammedChip
 from runtime.quantize import Float64
-from runtime.tables import Acc, Host, Load, Loop, Mvm, Phase, Store
+from runtime.tables import Acc, Host, Load, Loop, Mvm, Phase, Residue, Store
 
 Array = npt.NDArray[Any]
 
@@ -111,15 +111,19 @@ class Reference:
         shape = window_shape(self._chip.program.gathers[first.gather], buffers[first.buffer].shape)
         vectors = self._input_codes(loop.layer, first, buffers[first.buffer])
         codes: dict[str, Float64] = {}
+        starts: dict[str, int] = {}
         results: dict[str, _Result] = {}
         sums: dict[str, Float64] = {}
         for step in loop.body:
             if isinstance(step, Load):
                 codes[step.into] = vectors[:, step.start : step.stop]
+                starts[step.into] = step.start
             elif isinstance(step, Mvm):
                 results[step.into] = self.mvm(loop.layer, step, codes[step.source])
             elif isinstance(step, Acc):
                 self.acc(loop.layer, step, results[step.source], sums)
+            elif isinstance(step, Residue):
+                self.residue(loop.layer, step, codes[step.source], starts[step.source], sums)
             else:
                 self.store(loop.layer, step, sums[step.source], shape, buffers)
 
@@ -172,9 +176,23 @@ class Reference:
         unit = self._chip.result_unit(layer) * (1 if result.phase != "-" else -1)
         sums[step.into][:, tensors.col_map] += result.current * (tensors.col_sign * tensors.scale * tensors.gain * unit)
 
+    def residue(self, layer: str, step: Residue, codes: Float64, start: int, sums: dict[str, Float64]) -> None:
+        """Add the products with the weights in digital memory whose rows were loaded; exact layers need none."""
+        chip, table = self._chip, self._chip.program.layers[layer]
+        if layer in chip.exact_layers:
+            return
+        unit = table.full_scale / (chip.drive(layer).code_max or 1)
+        index, values = chip.program.residue(layer)
+        row, col = np.divmod(index, table.cols)
+        loaded = (row >= start) & (row < start + codes.shape[1])
+        matrix = np.zeros((codes.shape[1], table.cols))
+        matrix[row[loaded] - start, col[loaded]] = values[loaded]
+        first = start // table.rows * table.cols
+        sums[step.into][:, first : first + table.cols] += codes @ matrix * unit
+
     def store(self, layer: str, step: Store, y: Float64, shape: tuple[int, ...], buffers: dict[str, Any]) -> None:
         """Add the bias, and write the results to where their windows belong, in the buffer's own type."""
         program = self._chip.program
-        written = scatter_vectors(program.scatters[step.scatter], y, shape, program.bias(layer))
+        written = scatter_vectors(program.scatters[step.scatter], y, shape, self._chip.bias(layer))
         with np.errstate(over="ignore"):  # a narrow type holds infinity then, as in the engine
             buffers[step.buffer] = written.astype(program.dtypes[step.buffer])

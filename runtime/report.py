@@ -23,6 +23,35 @@ class WireReport(_Record):
     headroom: float | None = Field(description="smallest share of the signal range that a column keeps")
 
 
+class StepReport(_Record):
+    """Errors of a layer after a step of mapping around failed devices, relative root-mean-square."""
+
+    step: str = Field(description="identity: in order, failures not heeded; then each step of the mapping")
+    weight_error: float = Field(description="of the weights against the model's")
+    output_error: float = Field(description="of the outputs on inputs like those of the calibration, as predicted")
+
+
+class ColumnReport(_Record):
+    """A column of a layer and its predicted error."""
+
+    column: int = Field(description="of all groups' columns")
+    output_error: float = Field(description="root-mean-square error over that of the column's exact output")
+
+
+class FailureReport(_Record):
+    """What failed devices do to a layer on the chip that it was mapped for, and what the mapping leaves of it."""
+
+    devices: int = Field(description="that hold weights")
+    failed: int = Field(description="of these, failed ones")
+    pairs: int = Field(description="pairs that hold weights (single devices where there are no pairs)")
+    failed_pairs: int = Field(description="of these, pairs with a failed device")
+    absorbed: int = Field(description="weights with a failed device that are as good as on good ones")
+    gated: int = Field(description="devices that are gated off")
+    residue: int = Field(description="weights that digital memory corrects")
+    steps: tuple[StepReport, ...]
+    worst_columns: tuple[ColumnReport, ...] = Field(description="the worst first")
+
+
 class LayerReport(_Record):
     """One mapped layer."""
 
@@ -41,6 +70,7 @@ class LayerReport(_Record):
     weight_error: float = Field(description="relative root-mean-square error of the mapped weights")
     calibration_clipped: float = Field(description="share of the calibration conversions that the ADC clips")
     wires: WireReport | None = Field(default=None, description="None without wire or access resistance")
+    failures: FailureReport | None = Field(default=None, description="None where no failed devices are known")
 
 
 class DigitalNode(_Record):
@@ -79,6 +109,10 @@ class CompileReport(_Record):
     segments: int = Field(description="digital segments")
     calibration: str = Field(description="where the ranges come from")
     warnings: tuple[str, ...]
+    mapped_for: str | None = Field(default=None, description="hash of the chip whose failed devices were mapped around")
+    reachable: tuple[float, float] = Field(
+        default=(-1.0, 1.0), description="lowest and highest weight that failures can leave, in units of full scale"
+    )
     effects: tuple[str, ...] = Field(description="physical effects that the spec has")
     excluded: tuple[str, ...] = Field(default=EXCLUDED, description="physics that is not modelled")
     seconds: dict[str, float] = Field(description="time of each pass")

@@ -45,7 +45,11 @@ class Buffer(Row):
 
 
 class Layer(Row):
-    """What a loop computes: the matrix of one ONNX node (of the same name), `groups` times `(rows, cols)`."""
+    """What a loop computes: the matrix of one ONNX node (of the same name), `groups` times `(rows, cols)`.
+
+    With replicas every block of the matrix lies on so many tiles, whose results are averaged: the scale of each is that
+    of its weights, divided by `replicas`.
+    """
 
     name: Name
     op: Name
@@ -55,6 +59,7 @@ class Layer(Row):
     cols: Count
     full_scale: Positive = Field(description="input of the largest DAC code (of v_read where the DAC is ideal)")
     signed: bool = Field(description="whether the DAC takes negative inputs")
+    replicas: Annotated[int, Field(ge=1, le=16)] = 1
 
 
 class Gather(Row):
@@ -107,21 +112,20 @@ class Scatter(Row):
 
 
 class Tile(Row):
-    """A rectangle of one site: `rows` x `cols` signed weights whose first cell is ``(row, col)``.
+    """`rows` x `cols` signed weights where some lines of one site cross; which lines, its tensors say.
 
     A site is one physical array, or two with pairs on two arrays; `array` is the number of the first. On neighbouring
-    columns weight ``c`` lies on bit lines ``2c`` and ``2c + 1``, on neighbouring rows weight ``r`` on word lines ``2r``
-    and ``2r + 1``. A tile holds one slice (digit) of its weights, 0 the least significant.
+    columns weight column ``c`` lies on bit lines ``2c`` and ``2c + 1``, on neighbouring rows weight row ``r`` on word
+    lines ``2r`` and ``2r + 1``. A tile holds one slice (digit) of its weights, 0 the least significant.
     """
 
     name: Name
     layer: Name
     array: Index
-    row: Index
-    col: Index
     rows: Count
     cols: Count
     slice: Annotated[int, Field(ge=0, lt=16)] = 0
+    replica: Annotated[int, Field(ge=0, lt=16)] = 0
     adc_range: tuple[Positive, ...] = Field(
         default=(), max_length=2, description="largest converted current of each phase, amperes; empty when not needed"
     )
@@ -157,6 +161,17 @@ class Acc(Row):
     tile: Name
 
 
+class Residue(Row):
+    """Add to register `into` the products of the codes of `source`, in units of the inputs, with the layer's residue.
+
+    The residue are weights in digital memory, ``<layer>/residue``; those of the rows that `source` loaded take part.
+    """
+
+    op: Literal["residue"] = "residue"
+    into: Name
+    source: Name
+
+
 class Store(Row):
     """Add the bias to register `source` and write it to `buffer`."""
 
@@ -166,7 +181,7 @@ class Store(Row):
     scatter: Name
 
 
-Step = Annotated[Load | Mvm | Acc | Store, Field(discriminator="op")]
+Step = Annotated[Load | Mvm | Acc | Residue | Store, Field(discriminator="op")]
 
 
 class Host(Row):
@@ -204,6 +219,13 @@ class Tables(Row):
     digital_nodes: tuple[Name, ...] = Field(description="nodes that the user kept digital")
     fuse_batchnorm: bool
     predistorted: bool = Field(description="whether targets undo the wires, and are not the weights' own")
+    mapped_for: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="hash of the chip whose failed devices the program was mapped around; null where it suits any chip",
+    )
+    mapping_steps: tuple[Name, ...] = Field(default=(), description="of mapping around failures that were taken")
+    robust: bool = Field(default=True, description="whether pairs were raised where only failure rates are known")
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     buffers: tuple[Buffer, ...]

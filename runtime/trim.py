@@ -1,35 +1,54 @@
 """The controller's trim: digital gains and offsets, measured with known vectors on the programmed chip.
 
-A controller knows the products that its vectors should give, runs them through the chip's own readout and converters,
-and fits ``wanted = gain * measured + offset`` for each column of each tile by least squares. Gains are drawn towards 1
-by what the converter's rounding alone makes uncertain (our choice), so that a column without signal keeps its own.
+A controller knows the products that its vectors should give: those with the weights or, of a program that was mapped
+around failed devices, those of its arrays with the failed devices and wires that it was mapped for. It runs the vectors
+through the chip's own readout and converters, and fits ``wanted = gain * measured + offset`` for each column of each
+tile by least squares. Gains are drawn towards 1 by what the converter's rounding alone makes uncertain (our choice), so
+that a column without signal keeps its own.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from hwspec.effects import with_effects
+from hwspec.fault_map import FaultMap
 from hwspec.periphery import Trim
+from hwspec.randomness import Purpose, array_generator
 from runtime.arrays import calibration_codes
 from runtime.channels import NoiseKind, conversions
 from runtime.physics.cells import Moment
-from hwspec.randomness import Purpose, array_generator
-from runtime.programming import ProgrammedChip, TileOnChip
+from runtime.programming import ProgrammedChip, TileOnChip, write_program
 from runtime.quantize import Float64
 from runtime.tables import Phase, Tile, input_phases
 
+Noise = Callable[[int, NoiseKind, tuple[int, ...]], Float64]
+_EXPECTED = frozenset({"failures", "wires", "access", "sneak_paths", "dac"})
+"""Effects that a program mapped around failed devices was mapped with: trim leaves them as they are."""
 
-def trimmed(chip: ProgrammedChip, measured: ProgrammedChip, moment: Moment) -> ProgrammedChip:
-    """`chip` with the gains and offsets that are found on `measured`, the same chip at the time of measuring."""
+
+def trimmed(
+    chip: ProgrammedChip, measured: ProgrammedChip, moment: Moment, faults: FaultMap | None = None
+) -> ProgrammedChip:
+    """`chip` with the gains and offsets that are found on `measured`, the same chip at the time of measuring.
+
+    `faults` are the chip's failed devices, None where it has none or their effect is off.
+    """
     trim = chip.spec.periphery.trim
+    nominal = _nominal(measured, faults is not None)
     tiles = dict(chip.tiles)
     squares: dict[str, Float64] = {}
     for number, tile in enumerate(chip.program.tables.tiles):
         if tile.layer in chip.exact_layers or tile.name not in chip.tiles:
             continue
         wanted, found = _measure(
-            measured, tile, trim.vectors, array_generator(moment.seed, Purpose.TRIM, number, chip_seed=moment.chip_seed)
+            measured,
+            nominal,
+            tile,
+            trim.vectors,
+            array_generator(moment.seed, Purpose.TRIM, number, chip_seed=moment.chip_seed),
         )
         gain, offset = _fit(wanted, found, trim, _rounding(measured, tile))
         tiles[tile.name] = TileOnChip(chip.tiles[tile.name].channels, gain, offset)
@@ -44,10 +63,20 @@ def trimmed(chip: ProgrammedChip, measured: ProgrammedChip, moment: Moment) -> P
     return replace(chip, tiles=tiles, report=replace(chip.report, trim=told))
 
 
-def _measure(chip: ProgrammedChip, tile: Tile, most: int, generator: np.random.Generator) -> tuple[Float64, Float64]:
+def _nominal(chip: ProgrammedChip, failures: bool) -> ProgrammedChip | None:
+    """What a controller expects of a program that was mapped around failed devices; None of others."""
+    program = chip.program
+    if program.faults is None:
+        return None
+    spec = with_effects(chip.spec, _EXPECTED)
+    return write_program(program, spec, Moment(0, 0, 0.0), chip.exact_layers, program.faults if failures else None)
+
+
+def _measure(
+    chip: ProgrammedChip, nominal: ProgrammedChip | None, tile: Tile, most: int, generator: np.random.Generator
+) -> tuple[Float64, Float64]:
     """Currents that known vectors should give and do give, ``(vectors, cols)``, amperes, all phases together."""
-    program, layer = chip.program, chip.program.layers[tile.layer]
-    drive, spec = chip.drive(tile.layer), chip.layer_spec(tile.layer)
+    program, drive = chip.program, chip.drive(tile.layer)
     logical = calibration_codes(program, drive.code_max, tile, most)
     codes = np.empty_like(logical)
     codes[:, program.tile_tensors[tile.name].row_map] = logical
@@ -56,16 +85,25 @@ def _measure(chip: ProgrammedChip, tile: Tile, most: int, generator: np.random.G
         del channel, kind
         return generator.standard_normal(shape)
 
-    gain = program.tile_tensors[tile.name].gain
-    unit = program.spec.periphery.v_read / (drive.code_max or 1) * program.spec.weight_span
-    wanted = codes @ program.intended(tile.name) * (unit / gain)
-    found = np.zeros_like(wanted)
-    phases: tuple[Phase, ...] = input_phases(program.spec, layer.signed)
+    if nominal is None:
+        gain = program.tile_tensors[tile.name].gain
+        unit = program.spec.periphery.v_read / (drive.code_max or 1) * program.spec.weight_span
+        wanted = codes @ program.intended(tile.name) * (unit / gain)
+    else:
+        wanted = _result(nominal, tile, codes, noise)
+    return wanted, _result(chip, tile, codes, noise)
+
+
+def _result(chip: ProgrammedChip, tile: Tile, codes: Float64, noise: Noise) -> Float64:
+    """Currents that a chip finds for codes in the physical order of a tile's rows, ``(vectors, cols)``, amperes."""
+    drive, spec = chip.drive(tile.layer), chip.layer_spec(tile.layer)
+    total = np.zeros((len(codes), tile.cols))
+    phases: tuple[Phase, ...] = input_phases(chip.program.spec, chip.program.layers[tile.layer].signed)
     for phase in phases:
         readout = functools.partial(chip.readout, tile, phase)
         for one in conversions(chip.tiles[tile.name].channels, readout, drive, spec, codes, phase, noise):
-            found += one.estimate * (one.weight if phase != "-" else -one.weight)
-    return wanted, found
+            total += one.estimate * (one.weight if phase != "-" else -one.weight)
+    return total
 
 
 def _rounding(chip: ProgrammedChip, tile: Tile) -> float:

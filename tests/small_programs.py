@@ -155,6 +155,7 @@ def physical_specs(draw: st.DrawFn, *, lines: bool = True, networks: bool = Fals
     low, high, spreads, drifts, noises = TECHNOLOGIES[name]
     fields = draw(_mapped_fields(low * 1e-6, high * 1e-6))
     fields |= draw(_device_fields(spreads, drifts, noises))
+    fields |= draw(_failure_fields(high * 1e-6))
     fields |= draw(_periphery_fields(adc=fields["periphery.adc_bits"] is not None))
     if lines and (networks or draw(st.booleans())):
         fields |= draw(_line_fields())
@@ -210,6 +211,12 @@ EVERY_EFFECT: Table[str, object] = {
     "periphery.adc_inl_sigma": 1.0,
     "periphery.adc_dnl_sigma": 0.3,
     "periphery.trim": {"gain": "column", "offset": True, "when": "read"},
+    "failures.stuck_hrs.rate": 0.02,
+    "failures.overformed.rate": 0.02,
+    "failures.overformed.conductance": 60e-6,
+    "failures.retention.state": "unformed",
+    "failures.retention.lifetime": 1000.0,
+    "failures.allow_unbounded": True,
 }
 """All effects at once, but for a law of current and voltage that is not linear."""
 
@@ -283,6 +290,20 @@ def _device_fields(draw: st.DrawFn, spreads: list[str], drifts: list[str], noise
         "device.temperature": draw(_one_of(25.0, 60.0, -10.0)),
         "device.temperature_coefficient": draw(_one_of(0.0, 2e-3)),
         "device.r_access": draw(_one_of(0.0, 2e3)),
+    }
+
+
+@st.composite
+def _failure_fields(draw: st.DrawFn, g_max: float) -> dict[str, Any]:
+    """Few devices that fail in each way, conducting what no good one does too."""
+    return {
+        "failures.unformed.rate": draw(_one_of(0.0, 0.05)),
+        "failures.overformed.rate": draw(_one_of(0.0, 0.05)),
+        "failures.overformed.conductance": draw(_one_of(None, 3 * g_max)),
+        "failures.lines.bit_failed": draw(_one_of(0.0, 0.1)),
+        "failures.retention.state": draw(_one_of(None, "stuck_lrs")),
+        "failures.retention.lifetime": 1e4,
+        "failures.allow_unbounded": True,
     }
 
 

@@ -11,7 +11,6 @@ from small_programs import SmallModel, compile_small, matmul, small_spec
 from hwspec.chip import Chip
 from hwspec.effects import QUANTISATION, with_effects
 from hwspec.spec import HardwareSpec
-from runtime.layout import device_places
 from runtime.program import TileProgram
 from runtime.programming import ProgrammedChip, program_chip
 from runtime.reference import Conversion, Reference
@@ -82,9 +81,9 @@ def arrays(program: TileProgram) -> list[Float64]:
     array = program.spec.array
     found = [np.full((array.rows, array.cols), array.unused) for _ in range(program.arrays)]
     for tile in program.tables.tiles:
-        places = device_places(tile, array)
+        places = program.places(tile.name)
         for place, side in zip(places.values(), program.target_conductances(tile.name), strict=True):
-            found[place[0]][place[1:]] = side
+            found[place[0]][np.ix_(*place[1:])] = side
     return found
 
 

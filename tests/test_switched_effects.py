@@ -31,6 +31,8 @@ CONTEXT: Fields = {
 """What no effect stands for."""
 
 FIELDS: dict[str, Fields] = {
+    "failures": {"failures.stuck_lrs.rate": 0.03, "failures.stuck_hrs.rate": 0.03, "failures.lines.bit_failed": 0.05},
+    "retention": {"failures.retention.state": "stuck_hrs", "failures.retention.lifetime": 6e4},
     "spread": {"device.spread.model": "constant", "device.spread.sigma": 1e-6},
     "programming_failures": {"device.programming.failure_rate": 0.05},
     "drift": {"device.drift.model": "pcm"},

@@ -10,6 +10,7 @@ import numpy as np
 from compiler.compile import CompileOptions, finish, remap_program, run_compile
 from compiler.frontend import load_model
 from compiler.passes.calibrate import Batch, Batches
+from compiler.steps import chosen_steps
 from hwspec.chip import Chip
 from hwspec.effects import chosen_effects
 from hwspec.errors import DataError, ProgramError
@@ -51,7 +52,8 @@ def compile_model(
         Typical inputs: arrays by the names of the model's inputs, one array for a model with one input, or anything
         that `xbarc.data.load.load_data` reads. Without them ranges stem from random inputs.
     chip
-        The chip that the program is for; it must have enough arrays of the right size.
+        The chip that the program is for: its failed devices, as its test sees them, are mapped around. None is any
+        chip of the spec.
     seed
         For random inputs and for the choice of calibration vectors.
     input_shapes
@@ -76,7 +78,7 @@ def compile_model(
     batches = None if calibration is None else calibration_batches(calibration)
     source = load_model(model)
     program = finish(
-        run_compile(source, HardwareSpec.resolve(spec), options, batches, progress=progress),
+        run_compile(source, HardwareSpec.resolve(spec), options, batches, chip, progress=progress),
         keep_source=options.keep_source,
     )
     if chip is not None:
@@ -107,7 +109,15 @@ def calibration_batches(data: Data, **reading: Any) -> Batches:
 
 
 def remap(
-    program: TileProgram, chip: Chip | None = None, *, share_arrays: bool = True, predistort: bool = True
+    program: TileProgram,
+    chip: Chip | None = None,
+    *,
+    share_arrays: bool = True,
+    predistort: bool = True,
+    steps: Iterable[str] | None = None,
+    robust: bool = True,
+    replicas: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TileProgram:
     """Place, assign and set ranges again, for this chip.
 
@@ -116,18 +126,36 @@ def remap(
     program
         A program of any chip.
     chip
-        The chip that the result is for; it must have enough arrays of the right size.
+        The chip that the result is for: its failed devices, as its test sees them, are mapped around. None is any chip
+        of the spec.
     share_arrays
         Whether small tiles of a layer share arrays.
     predistort
         Whether targets undo the resistance of wires.
+    steps
+        Of mapping around failures that are taken (`compiler.steps.STEPS`); None takes all, an empty list none.
+    robust
+        Whether both devices of pairs are raised where only the rates of failures are known.
+    replicas
+        Tiles that hold each block of a matrix; their results are averaged.
+    progress
+        Called with the number of tiles whose targets undo the wires, and of all.
 
     Raises
     ------
     ChipError
-        If the chip does not take the program.
+        If the chip does not take the program; `DoesNotFit` if it has too few arrays.
+    DataError
+        If a step does not exist.
     """
-    remapped = remap_program(program, CompileOptions(share_arrays=share_arrays, predistort=predistort))
+    options = CompileOptions(
+        share_arrays=share_arrays,
+        predistort=predistort,
+        steps=chosen_steps(steps),
+        robust=robust,
+        replicas=replicas,
+    )
+    remapped = remap_program(program, options, chip, progress)
     if chip is not None:
         chip.check_fits(remapped.spec, remapped.arrays)
     return remapped

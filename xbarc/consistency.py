@@ -12,13 +12,14 @@ from compiler.passes.assign import Assign
 from compiler.passes.predistort import Predistort
 from compiler.passes.quantize import quantize_layer
 from compiler.passes.ranges import tile_ranges
-from compiler.pipeline import run_passes
+from compiler.pipeline import Pass, run_passes
+from hwspec.errors import VerificationError
 from runtime.program import TileProgram
-from runtime.quantize import WeightCode
+from runtime.quantize import Float64, WeightCode
 from runtime.tables import Loop, Mvm, input_phases
 
 _SOLVED = 1e-6
-"""The same for what iterations over solved wires end with; level codes must be equal."""
+"""The same for what iterations over solved wires, and sums over covariances, end with; level codes must be equal."""
 _RELATIVE = 1e-9
 """How far a range may be off the one found here: the order of additions is not the same on all machines."""
 
@@ -91,7 +92,7 @@ def _report_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]
     for layer, told in zip(tables.layers, report.layers, strict=True):
         tiles = [tile for tile in tables.tiles if tile.layer == layer.name]
         arrays = len({tile.array for tile in tiles}) * array.arrays_per_site
-        cells = array.devices_per_weight * array.slices * layer.groups * layer.rows * layer.cols
+        cells = array.devices_per_weight * array.slices * layer.replicas * layer.groups * layer.rows * layer.cols
         counted = (layer.op, layer.groups, layer.rows, layer.cols, len(tiles), arrays, cells)
         if counted != (told.op, told.groups, told.rows, told.cols, told.tiles, told.arrays, told.cells):
             yield f"the report on layer {layer.name!r} does not count what the program holds"
@@ -114,12 +115,12 @@ def number_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]:
     code = WeightCode.of(program.spec)
     for layer in fresh.layers:
         row = program.layers[layer.name]
-        if not np.array_equal(program.bias(layer.name), layer.bias):
+        if not np.array_equal(program.tensors[f"{layer.name}/bias"], layer.bias):
             yield f"layer {layer.name!r} does not have the model's bias"
         wanted = quantize_layer(layer, recorded.statistics[layer.name], code)
         scales = wanted.scale.reshape(-1)
         tiles = [
-            (tensors, code.slice_weight(program.tiles[name].slice))
+            (tensors, program.part_weight(name))
             for name, tensors in program.tile_tensors.items()
             if program.tiles[name].layer == layer.name
         ]
@@ -133,14 +134,17 @@ def number_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]:
 
 
 def _target_failures(program: TileProgram) -> Iterator[str]:
-    """Where targets undo the wires they are what that pass gives; elsewhere they need no digital gain."""
-    if not program.tables.predistorted:
-        for tile in program.tables.tiles:
-            if (program.tile_tensors[tile.name].gain != 1).any():
-                yield f"tile {tile.name!r} has digital gains although its targets are not pre-distorted"
+    """Targets, digital bias and residue are what the passes give for where the tiles lie."""
+    mapping = placed_mapping_of(program)
+    passes: list[Pass] = [Assign(program.tables.mapping_steps, program.tables.robust)]
+    if program.tables.predistorted:
+        passes.append(Predistort())
+    try:
+        found = run_passes(mapping, passes).mapping
+    except VerificationError as error:
+        yield f"the program's tiles do not lie as the compiler's do: {error}"
         return
-    found = run_passes(placed_mapping_of(program), [Assign(), Predistort()]).mapping
-    if not found.predistorted:
+    if program.tables.predistorted and not found.predistorted:
         yield "the program says that its targets undo the wires, and there are none to undo"
     at = dict.fromkeys(found.targets, 0)
     for tile in program.tables.tiles:
@@ -148,7 +152,20 @@ def _target_failures(program: TileProgram) -> Iterator[str]:
         at[tile.layer] += 1
         pairs = ((tensors.plus, targets.plus), (tensors.minus, targets.minus), (tensors.gain, targets.gain))
         if not all(np.allclose(one, other, rtol=_SOLVED, atol=0) for one, other in pairs):
-            yield f"tile {tile.name!r} does not have the pre-distorted targets that its weights give"
+            yield f"tile {tile.name!r} does not have the targets that its weights give"
+    for layer in mapping.layers:
+        shift = found.bias_shifts.get(layer.name, np.zeros(0)).ravel()
+        told = program.tensors.get(f"{layer.name}/bias_shift", np.zeros_like(shift))
+        if told.shape != shift.shape or not np.allclose(told, shift, rtol=_SOLVED, atol=_SOLVED * _size(told)):
+            yield f"layer {layer.name!r} does not have the digital bias that its failed devices ask for"
+        index, values = found.residues.get(layer.name, (np.zeros(0, np.int64), np.zeros(0)))
+        kept = program.residue(layer.name)
+        if not np.array_equal(kept[0], index) or not np.allclose(kept[1], values, rtol=_SOLVED, atol=0):
+            yield f"layer {layer.name!r} does not have the digital residue that its failed devices ask for"
+
+
+def _size(values: Float64) -> float:
+    return float(np.abs(values).max(initial=0.0))
 
 
 def _range_failures(program: TileProgram) -> Iterator[str]:

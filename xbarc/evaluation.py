@@ -1,5 +1,6 @@
 """Accuracy of a program beside that of the model it was compiled from."""
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
@@ -8,11 +9,13 @@ import numpy.typing as npt
 import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
+from compiler.compile import CompileOptions, remap_program
 from compiler.floatmodel import FloatModel
 from compiler.frontend import load_model
 from hwspec.chip import Chip
 from hwspec.effects import OF_A_CHIP, active_effects, chosen_effects
 from hwspec.errors import DataError
+from hwspec.fault_statistics import count_states
 from runtime.engine import Engine
 from runtime.program import TileProgram
 from runtime.programming import program_chip
@@ -50,6 +53,16 @@ class EvalReport(BaseModel):
     mean: float = Field(description="over the chips")
     std: float = Field(description="from chip to chip")
     ci95: tuple[float, float] = Field(description="of the mean: bootstrap over chips and samples")
+    worst: float = Field(description="of the chips")
+    percentile5: float = Field(description="of the chips, on the worse side")
+    good_chips: tuple[float, ...] | None = Field(
+        description="each chip without failed devices, running the program for any chip"
+    )
+    drop: float | None = Field(description="by failures: mean over the chips of what they lose against themselves")
+    drop_ci95: tuple[float, float] | None = Field(description="of the drop, paired: bootstrap over chips and samples")
+    failed_devices: float = Field(description="mean share of the devices of the program's arrays")
+    failed_pairs: float = Field(description="mean share of their pairs")
+    remapped: bool = Field(description="whether the program was mapped for each chip")
     samples: int
     seed: int = Field(description="of the first chip")
     seconds: float = Field(description="between programming and the reads")
@@ -75,6 +88,10 @@ def evaluate(
     time: float = 0.0,
     only: Iterable[str] | None = None,
     without: Iterable[str] = (),
+    chip: Chip | None = None,
+    remap: bool = False,
+    options: CompileOptions | None = None,
+    drop: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EvalReport:
     """Evaluate a program on data.
@@ -102,6 +119,15 @@ def evaluate(
         Seconds between programming and the reads.
     only, without
         Names of physical effects to keep, or to switch off; see `xbarc.simulate`.
+    chip
+        The chip to evaluate, in place of sampled ones.
+    remap
+        Whether to map the program for each chip, around its failed devices.
+    options
+        Of that mapping.
+    drop
+        Whether to run the same chips without failed devices too, with the program for any chip: the drop by failures
+        is the difference, chip by chip and sample by sample.
     progress
         Called with what runs, samples done, and samples in all.
 
@@ -128,19 +154,34 @@ def evaluate(
 
     truth = outputs("float", float_run)
     effects = chosen_effects(only, without)
-    engine = Engine(program_chip(program, effects=effects), device)
+    options = options or CompileOptions()
+    plain = remap_program(program, dataclasses.replace(options, robust=False, replicas=1)) if drop else program
+    engine = Engine(
+        program_chip(plain, Chip.ideal(plain.spec, plain.arrays) if drop else None, effects=effects), device
+    )
     ideal = _metric(data, truth, outputs("ideal", engine))
-    values, trim = [], None
-    for number in range(chips):
-        chip = Chip.sample(program.spec, program.arrays, seed + number)
-        programmed = program_chip(program, chip, effects=effects, seed=seed + number, seconds=time)
+    values, good, trim, failed = [], [], None, []
+    count = chips if chip is None else 1
+    for number in range(count):
+        mapped, at, one_seed = program, chip, seed + number
+        arrays = program.arrays * (options.replicas if remap else 1)
+        if at is None:
+            at = Chip.sample(program.spec, max(arrays, program.arrays), one_seed)
+        if remap:
+            mapped = remap_program(program, options, at)
+        programmed = program_chip(mapped, at, effects=effects, seed=one_seed, seconds=time)
         trim = programmed.report.trim if number == 0 else trim
-        label = f"chip {number + 1} of {chips}"
-        values.append(_metric(data, truth, outputs(label, Engine(programmed, device, seed=seed + number))))
+        label = f"chip {number + 1} of {count}"
+        values.append(_metric(data, truth, outputs(label, Engine(programmed, device, seed=one_seed))))
+        counted = count_states(at.fault_map, program.spec.array.pairing)
+        failed.append((counted.failed_share, counted.failed_pair_share or 0.0))
+        if drop:
+            healthy = program_chip(plain, at, effects=effects - {"failures", "retention"}, seed=one_seed, seconds=time)
+            good.append(_metric(data, truth, outputs(f"{label}, good", Engine(healthy, device, seed=one_seed))))
     layers = []
     if by_layer:
         for layer in program.layers:
-            first = Chip.sample(program.spec, program.arrays, seed) if chips else None
+            first = (chip or Chip.sample(program.spec, program.arrays, seed)) if count else None
             alone = Engine(
                 program_chip(
                     program, first, exact_layers=_others(program, layer), effects=effects, seed=seed, seconds=time
@@ -150,19 +191,31 @@ def evaluate(
             )
             layers.append(LayerEval(layer=layer, value=float(_metric(data, truth, outputs(layer, alone)).mean())))
     of_chips = np.array(values or [ideal])
+    accuracy = data.labels is not None
+    of_good = np.array(good or [ideal])
+    lost = (of_good - of_chips) if accuracy else (of_chips - of_good)
+    worse = np.sort(of_chips.mean(1)) if accuracy else -np.sort(-of_chips.mean(1))
     return EvalReport(
-        metric="relative_error" if data.labels is None else "accuracy",
+        metric="accuracy" if accuracy else "relative_error",
         float_=float(_metric(data, truth, truth).mean()),
         ideal=float(ideal.mean()),
         chips=tuple(float(value) for value in of_chips.mean(1)),
         mean=float(of_chips.mean()),
         std=float(of_chips.mean(1).std(ddof=1)) if len(of_chips) > 1 else 0.0,
-        ci95=_bootstrap(of_chips, seed),
+        ci95=bootstrap(of_chips, seed),
+        worst=float(worse[0]),
+        percentile5=float(np.quantile(of_chips.mean(1), 0.05 if accuracy else 0.95)),
+        good_chips=tuple(float(value) for value in of_good.mean(1)) if good else None,
+        drop=float(lost.mean()) if good else None,
+        drop_ci95=bootstrap(lost, seed) if good else None,
+        failed_devices=float(np.mean([one for one, _ in failed])) if failed else 0.0,
+        failed_pairs=float(np.mean([pair for _, pair in failed])) if failed else 0.0,
+        remapped=remap,
         samples=len(data),
         seed=seed,
         seconds=time,
         effects=tuple(
-            name for name in active_effects(program.spec) if name in effects and (chips or name not in OF_A_CHIP)
+            name for name in active_effects(program.spec) if name in effects and (count or name not in OF_A_CHIP)
         ),
         trim=None if trim is None else dict(trim),
         by_layer=tuple(layers),
@@ -217,7 +270,7 @@ def _metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np
     return np.sqrt(error / np.where(size, size, 1.0))
 
 
-def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
+def bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
     """95 % interval of the mean over chips and samples, ``values (chips, samples)``: both are drawn anew."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     chips, samples = values.shape

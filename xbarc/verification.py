@@ -85,7 +85,8 @@ def verify_program(
 
     Checked are: everything that is not a number (layers, geometry, order, digital segments) against a fresh lowering;
     biases, scales and converter ranges against the weights and the calibration record; decoded weights within half a
-    level step (or, where they undo wires, targets equal to what that pass gives); each layer, fed the model's own
+    level step (or, where they undo wires or make up for failed devices, targets, biases and residue equal to what those
+    passes give); each layer, fed the model's own
     inputs, against the exact product of quantised inputs and decoded weights, within half an lsb for every conversion
     (and by how much a current exceeds its ADC's range); the program with float weights and ideal converters against
     onnxruntime end to end. Devices, wires and readouts are ideal: what they do is no error of the program.
@@ -129,10 +130,12 @@ def verify_program(
     batches = [inputs] if inputs is not None else _random_inputs(program, tables.seed if seed is None else seed)
     feeds = [bind_inputs(tables.inputs, batch) for batch in batches]
     layers = tuple(_check_layers(program, fresh, feeds, progress))
-    ideal = program.spec.device.levels is None and not active_effects(program.spec)
+    mapped = program.faults is not None
+    moved = mapped or tables.predistorted  # then targets are not the weights' own, and were compared one by one
+    ideal = program.spec.device.levels is None and not active_effects(program.spec) and not mapped
     outputs = tuple(_check_outputs(program, source, feeds, ideal=ideal))
     for layer in layers:
-        if not layer.weight_error <= 1 and not tables.predistorted:
+        if not layer.weight_error <= 1 and not moved:
             failures.append(f"layer {layer.name!r} does not hold the model's weights ({layer.weight_error:.3g} bounds)")
         if not layer.output_error <= 1:
             failures.append(f"layer {layer.name!r} does not compute its product ({layer.output_error:.3g} bounds)")
@@ -145,7 +148,7 @@ def verify_program(
         bound = max((output.structure_bound for output in outputs), default=BOUND)
     else:
         ratios = [layer.output_error for layer in layers]
-        if not tables.predistorted:
+        if not moved:
             ratios += [layer.weight_error for layer in layers]
         worst, bound = max([*ratios, *(o.structure_error / o.structure_bound for o in outputs)], default=0.0), 1.0
     return VerifyReport(
@@ -183,11 +186,11 @@ def _check_layers(
     sources = {layer.source for layer in fresh.layers}
     opened = FloatModel(fresh.float_model, sources)
     values = [opened.run(batch, sources - set(batch)) | batch for batch in feeds]
-    chip = program_chip(program, effects=QUANTISATION)
+    chip = program_chip(program, effects=QUANTISATION | {"failures"})
     loops = {loop.layer: loop for loop in program.tables.loops}
     checks = []
     for layer in fresh.layers:
-        decoded = program.decoded_weights(layer.name)
+        decoded = program.decoded_weights(layer.name, r_access=0.0)  # the chip has no effects but these
         worst, conversions, clipped = 0.0, 0, 0
         for batch in values:
             watch = _Watch(program)
@@ -216,7 +219,7 @@ def _weight_error(program: TileProgram, layer: MatrixLayer, decoded: Float64) ->
     for tile in program.tables.tiles:
         if tile.layer == layer.name:
             tensors = program.tile_tensors[tile.name]
-            scale[tensors.col_map] = tensors.scale / code.slice_weight(tile.slice)
+            scale[tensors.col_map] = tensors.scale / program.part_weight(tile.name)
     columns = scale.reshape(weight.shape[0], 1, weight.shape[2])
     # Without levels what remains is the rounding of siemens near g_min.
     step = np.maximum(code.half_gap(np.clip(weight / columns, -1, 1)), 1e-9)
@@ -266,7 +269,9 @@ def _layer_error(
     shape = window_shape(layer.gather, x.shape)
     none = np.zeros_like(layer.bias)
     with np.errstate(over="ignore"):  # what the buffer's type does not hold is infinite there, and is meant to be
-        expected = scatter_vectors(layer.scatter, exact, shape, layer.bias).astype(got.dtype).astype(np.float64)
+        expected = (
+            scatter_vectors(layer.scatter, exact, shape, program.bias(layer.name)).astype(got.dtype).astype(np.float64)
+        )
     allowed = scatter_vectors(layer.scatter, watch.allowed + 1e-9 * size, shape, none)
     # Writing a result into its buffer rounds it to the buffer's type.
     allowed = allowed + np.finfo(got.dtype).eps * (np.abs(expected) + allowed) + np.finfo(got.dtype).tiny

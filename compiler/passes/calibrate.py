@@ -26,6 +26,11 @@ MAX_VECTORS = 2048
 MAX_VECTOR_ELEMENTS = 1 << 18
 MIN_VECTORS = 256
 MAX_MOMENT_WINDOWS = 4096
+"""Windows of a batch, at most, that moments are taken of."""
+MAX_MOMENT_PRODUCTS = 1 << 31
+"""Products of two inputs of a batch, at most: of wide layers fewer windows are taken."""
+MAX_WHOLE_COVARIANCE = 1 << 21
+"""Elements of a layer's covariance, at most, that is kept across row blocks (1448 rows of one group)."""
 RANDOM_SAMPLES = 8
 
 
@@ -109,11 +114,12 @@ class _Collector:
         self._layer, self._generator = layer, generator
         length = layer.gather.length
         self._cap = min(MAX_VECTORS, max(MAX_VECTOR_ELEMENTS // length, MIN_VECTORS))
-        rows = [
-            slice(g * grid.rows + r.start, g * grid.rows + r.stop) for g in range(grid.groups) for r in grid.row_blocks
-        ]
+        whole = grid.groups * grid.rows**2 <= MAX_WHOLE_COVARIANCE
+        parts = (slice(0, grid.rows),) if whole else grid.row_blocks
+        rows = [slice(g * grid.rows + r.start, g * grid.rows + r.stop) for g in range(grid.groups) for r in parts]
         self._rows = rows
         widest = max(block.stop - block.start for block in rows)
+        self._moment_windows = min(MAX_MOMENT_WINDOWS, max(MAX_MOMENT_PRODUCTS // (len(rows) * widest**2), MIN_VECTORS))
         self._low = self._high = 0.0
         self._count = 0
         self._sum = np.zeros(length)
@@ -134,7 +140,7 @@ class _Collector:
         total = int(np.prod(window_shape(self._layer.gather, x.shape)))
         # A uniform random key for each window: the smallest keys of all batches are a uniform sample of all windows.
         keys = self._generator.random(total)
-        chosen = np.argsort(keys)[: max(MAX_MOMENT_WINDOWS, self._cap)]
+        chosen = np.argsort(keys)[: max(self._moment_windows, self._cap)]
         vectors = gather_vectors(self._layer.gather, x, chosen)
         self._moments(vectors.astype(np.float64))
         kept = np.concatenate([self._keys, keys[chosen[: self._cap]]])

@@ -10,7 +10,7 @@ from compiler.mapping import Mapping, MatrixLayer
 from runtime.program import TILE_TENSORS, TileProgram
 from runtime.quantize import WeightCode
 from runtime.report import CompileReport
-from runtime.tables import Acc, Instruction, Layer, Load, Loop, Mvm, Step, Store, Tables, Tile, input_phases
+from runtime.tables import Acc, Instruction, Layer, Load, Loop, Mvm, Residue, Step, Store, Tables, Tile, input_phases
 
 CALIBRATION = ("mean", "covariance", "vectors")
 """Statistics that a program keeps as they are; the range goes into ``<layer>/range``."""
@@ -28,7 +28,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
     keep_source
         Whether the program carries the model as given; verbs that need it otherwise ask for it.
     """
-    graph = mapping.lowered
+    graph, faults = mapping.lowered, mapping.faults_used
     names = _tile_names(mapping)
     layers = {layer.name: layer for layer in graph.layers}
     instructions: list[Instruction] = [
@@ -45,6 +45,9 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         digital_nodes=mapping.digital_nodes,
         fuse_batchnorm=mapping.fuse_batchnorm,
         predistorted=mapping.predistorted,
+        mapped_for=None if faults is None else mapping.mapped_for or faults.sha256,
+        mapping_steps=mapping.steps,
+        robust=mapping.robust,
         inputs=graph.inputs,
         outputs=graph.outputs,
         buffers=graph.buffers,
@@ -61,6 +64,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         weights={layer.name: layer.weight for layer in graph.layers},
         calibration=dict(_statistics(mapping)),
         report=report,
+        faults=faults,
         source=mapping.source.proto.SerializeToString(deterministic=True) if keep_source else None,
     )
 
@@ -86,6 +90,7 @@ def _layer(mapping: Mapping, layer: MatrixLayer) -> Layer:
         cols=cols,
         full_scale=quantized.full_scale,
         signed=quantized.signed,
+        replicas=mapping.replicas,
     )
 
 
@@ -98,11 +103,10 @@ def _tiles(mapping: Mapping, layer: MatrixLayer, names: tuple[str, ...]) -> Iter
             name=name,
             layer=layer.name,
             array=placement.array,
-            row=placement.row,
-            col=placement.col,
             rows=rows,
             cols=cols,
             slice=block.slice,
+            replica=block.replica,
             adc_range=adc_range,
         )
 
@@ -123,6 +127,9 @@ def _loop(mapping: Mapping, layer: MatrixLayer, names: tuple[str, ...]) -> Loop:
             body.append(Mvm(into=f"p{results}", tile=name, source=source, phase=phase))
             body.append(Acc(into="y", source=f"p{results}", tile=name))
             results += 1
+    if layer.name in mapping.residues:
+        loaded = [step.into for step in body if isinstance(step, Load)]
+        body += [Residue(into="y", source=source) for source in loaded]
     body.append(Store(buffer=layer.target, source="y", scatter=layer.scatter.name))
     return Loop(layer=layer.name, windows=layer.windows, body=tuple(body))
 
@@ -141,11 +148,20 @@ def _tensors(mapping: Mapping, layer: MatrixLayer) -> Iterator[tuple[str, npt.ND
         parts["row_map"].append(placement.row_map)
         parts["col_map"].append((block.group * cols + logical).astype(np.int32))
         parts["col_sign"].append(placement.col_sign)
-        parts["scale"].append(quantized.scale[block.group, logical] * code.slice_weight(block.slice))
+        parts["scale"].append(quantized.scale[block.group, logical] * code.slice_weight(block.slice) / mapping.replicas)
         parts["gain"].append(targets.gain)
+        parts["word_lines"].append(placement.word_lines)
+        parts["bit_lines"].append(placement.bit_lines)
     for key, values in parts.items():
         yield f"{layer.name}/{key}", np.concatenate(values)
+    shift = mapping.bias_shifts.get(layer.name)
     yield f"{layer.name}/bias", layer.bias
+    if shift is not None and shift.any():
+        yield f"{layer.name}/bias_shift", shift.ravel()
+    if layer.name in mapping.residues:
+        index, residue = mapping.residues[layer.name]
+        yield f"{layer.name}/residue_index", index
+        yield f"{layer.name}/residue", residue
 
 
 def _statistics(mapping: Mapping) -> Iterator[tuple[str, npt.NDArray[Any]]]:

@@ -8,7 +8,15 @@ from compiler.mapping import Mapping, TileGrid
 
 @dataclass(frozen=True)
 class Partition:
-    """Cut matrices into blocks of at most the array's rows and signed-weight columns."""
+    """Cut matrices into blocks of at most the array's rows and signed-weight columns.
+
+    Parameters
+    ----------
+    replicas
+        Tiles that hold each block; their results are averaged.
+    """
+
+    replicas: int = 1
 
     name: ClassVar[str] = "partition"
     requires: ClassVar[tuple[str, ...]] = ("lower",)
@@ -16,5 +24,5 @@ class Partition:
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `grids`."""
         array = mapping.spec.array
-        grids = {layer.name: TileGrid.of(layer.weight, array) for layer in mapping.layers}
+        grids = {layer.name: TileGrid.of(layer.weight, array, self.replicas) for layer in mapping.layers}
         return replace(mapping, grids=grids)

@@ -1,14 +1,25 @@
-"""Which physical array holds which tile, and where on it."""
+"""Which physical array holds which tile, and which of its lines hold which rows and columns."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from compiler.mapping import Block, Mapping, MatrixLayer, Placement
-from hwspec.array import Array
+from compiler.array_choice import choose_arrays
+from compiler.gating import gate_lines
+from compiler.mapping import Mapping, MatrixLayer, Placement
+from compiler.moments import Moments, moments_of
+from compiler.orders import Order
+from compiler.packing import Territory, pack
+from compiler.pairs import PairRules, SitePairs, site_pairs
+from compiler.step_errors import FIRST, Errors, StepErrors, joint_errors, squared
+from compiler.steps import ALL
+from compiler.strips import Strip, layer_strips, order_strip, placement_of, start_strip, takes_bias
+from hwspec.errors import DoesNotFit, FitReport
+from runtime.physics.wires import share_out
 
 
 @dataclass(frozen=True)
@@ -18,62 +29,169 @@ class Place:
     A column of single devices against a reference whose weights are high on the whole is stored with the opposite sign
     (the flip code of ISAAC, ISCA 2016): its current is never above that of a column at half of the range.
 
+    Where failed devices are known, arrays, lines and signs are chosen so that they hurt least (``physics.md`` section
+    5), and no tile is worse off than in order.
+
     Parameters
     ----------
     share
         Whether tiles may share an array; otherwise each has one of its own.
+    steps
+        Of mapping around failures (`compiler.steps.STEPS`).
     """
 
     share: bool = True
+    steps: Collection[str] = ALL
     name: ClassVar[str] = "place"
     requires: ClassVar[tuple[str, ...]] = ("quantize",)
 
     def run(self, mapping: Mapping) -> Mapping:
-        """Fill `placements`."""
-        array = mapping.spec.array
-        placements, site = {}, 0
-        for layer in mapping.layers:
-            blocks = mapping.grids[layer.name].blocks
-            signs = _column_signs(mapping, layer)
-            corners = list(shelves(blocks, array)) if self.share else [(n, 0, 0) for n in range(len(blocks))]
-            placements[layer.name] = tuple(
-                _placement((site + number) * array.arrays_per_site, row, col, block, signs[block.group, block.cols])
-                for (number, row, col), block in zip(corners, blocks, strict=True)
+        """Fill `placements`; with failures known also `gated` and `step_errors`."""
+        territories = {
+            layer.name: pack(
+                [block.shape for block in mapping.grids[layer.name].blocks],
+                mapping.spec.array,
+                share=self.share,
+                spares=mapping.faults is not None and "spares" in self.steps,
             )
-            site += corners[-1][0] + 1
-        return replace(mapping, placements=placements)
+            for layer in mapping.layers
+        }
+        arrays = _arrays_in_order(mapping, territories)
+        signs = {layer.name: column_signs(mapping, layer) for layer in mapping.layers}
+        if mapping.faults is None:
+            return replace(mapping, placements=_in_order(mapping, territories, arrays, signs))
+        needed = max(max(found) for found in arrays.values()) + mapping.spec.array.arrays_per_site
+        if len(mapping.faults.states) < needed:
+            bound = len(mapping.faults.states)
+            raise DoesNotFit(FitReport(demand=needed, bound=bound, gap=needed - bound))
+        return _around_failures(mapping, territories, arrays, signs, self.steps)
 
 
-def shelves(blocks: Iterable[Block], array: Array) -> Iterator[tuple[int, int, int]]:
-    """Site, row and column of each block: side by side while they fit, then on the next shelf, then the next site."""
-    site, row, col, height = 0, 0, 0, 0
-    for block in blocks:
-        rows, cols = block.shape
-        if col + cols > array.weight_cols:
-            row, col, height = row + height, 0, 0
-        if row + rows > array.weight_rows:
-            site, row, col, height = site + 1, 0, 0, 0
-        yield site, row, col
-        col, height = col + cols, max(height, rows)
+def _arrays_in_order(mapping: Mapping, territories: dict[str, tuple[Territory, ...]]) -> dict[str, list[int]]:
+    """First array of each tile's site: layer after layer, site after site."""
+    found, site = {}, 0
+    for layer in mapping.layers:
+        places = territories[layer.name]
+        found[layer.name] = [(site + place.site) * mapping.spec.array.arrays_per_site for place in places]
+        site += places[-1].site + 1
+    return found
 
 
-def _column_signs(mapping: Mapping, layer: MatrixLayer) -> npt.NDArray[np.int8]:
-    """Sign that each column is stored with, ``(groups, N)``."""
+def _in_order(
+    mapping: Mapping,
+    territories: dict[str, tuple[Territory, ...]],
+    arrays: dict[str, list[int]],
+    signs: dict[str, npt.NDArray[np.int8]],
+) -> dict[str, tuple[Placement, ...]]:
+    found = {}
+    for layer in mapping.layers:
+        blocks, places = mapping.grids[layer.name].blocks, territories[layer.name]
+        found[layer.name] = tuple(
+            placement_of(array, place, Order.identity(*block.shape, signs[layer.name][block.group, block.cols]))
+            for block, place, array in zip(blocks, places, arrays[layer.name], strict=True)
+        )
+    return found
+
+
+def can_turn(mapping: Mapping) -> bool:
+    """Whether a column can be stored with the opposite sign: listed levels need not lie evenly around the middle."""
+    return mapping.spec.array.pairing != "reference" or not isinstance(mapping.spec.device.levels, tuple)
+
+
+def column_signs(mapping: Mapping, layer: MatrixLayer) -> npt.NDArray[np.int8]:
+    """Sign that each column is stored with where nothing is known of failures, ``(groups, N)``."""
     groups, _, cols = layer.weight.shape
     signs = np.ones((groups, cols), np.int8)
-    # Listed levels need not lie evenly around the middle: the opposite of a weight would be another one.
-    if mapping.spec.array.pairing == "reference" and not isinstance(mapping.spec.device.levels, tuple):
+    if mapping.spec.array.pairing == "reference" and can_turn(mapping):
         signs[mapping.quantized[layer.name].normalized.sum(axis=1) > 0] = -1
     return signs
 
 
-def _placement(array: int, row: int, col: int, block: Block, signs: npt.NDArray[np.int8]) -> Placement:
-    rows, cols = block.shape
-    return Placement(
-        array=array,
-        row=row,
-        col=col,
-        row_map=np.arange(rows, dtype=np.int32),
-        col_order=np.arange(cols, dtype=np.int32),
-        col_sign=signs,
+def _around_failures(
+    mapping: Mapping,
+    territories: dict[str, tuple[Territory, ...]],
+    arrays: dict[str, list[int]],
+    signs: dict[str, npt.NDArray[np.int8]],
+    steps: Collection[str],
+) -> Mapping:
+    """Placements for the chip whose failures are known."""
+    assert mapping.faults is not None
+    spec, faults = mapping.spec, mapping.faults
+
+    @functools.cache
+    def pairs(number: int) -> SitePairs:
+        return site_pairs(spec, faults, number)
+
+    strips = [
+        strip
+        for layer in mapping.layers
+        for strip in layer_strips(
+            mapping, layer, territories[layer.name], arrays[layer.name], signs[layer.name], centred="bias" in steps
+        )
+    ]
+    rules, per_site = PairRules.of(spec, mapping.replicas), spec.array.arrays_per_site
+    turn, router = can_turn(mapping), spec.array.router
+    first: list[dict[str, Errors]] = [{}] * len(strips)
+    later = list(first)
+    chosen = list(strips)
+
+    def start(part: slice) -> None:
+        for at in range(part.start, part.stop):
+            first[at] = start_strip(strips[at], pairs, rules, steps)
+
+    def order(part: slice) -> None:
+        for at in range(part.start, part.stop):
+            chosen[at], later[at] = order_strip(chosen[at], pairs, rules, steps, turn=turn, router=router)
+
+    share_out(len(strips), start)
+    if "arrays" in steps:
+        needed = max(number for strip in strips for number in strip.arrays) + per_site
+        chosen = choose_arrays(strips, pairs, rules, needed, len(faults.states), per_site, turn=turn)
+    share_out(len(strips), order)
+    errors: dict[str, StepErrors] = {layer.name: StepErrors() for layer in mapping.layers}
+    for at in _joint_rows(mapping, strips):
+        found = joint_errors([{**first[one], **later[one]} for one in at])
+        layer = strips[at[0]].layer
+        told, worse = _judge(mapping, [strips[one] for one in at], found, centred="bias" in steps)
+        errors[layer] += told
+        if worse and "arrays" in steps:  # what it left is another tile's now: all stay where they are
+            return _around_failures(mapping, territories, arrays, signs, set(steps) - {"arrays"})
+        if worse:
+            for one in at:
+                chosen[one] = strips[one]
+    placements: dict[str, dict[int, Placement]] = {layer.name: {} for layer in mapping.layers}
+    for strip in chosen:
+        placements[strip.layer] |= dict(zip(strip.numbers, strip.placements(), strict=True))
+    placed = replace(
+        mapping,
+        placements={name: tuple(of[number] for number in sorted(of)) for name, of in placements.items()},
+        step_errors=errors,
     )
+    return replace(placed, gated=gate_lines(placed))
+
+
+def _joint_rows(mapping: Mapping, strips: list[Strip]) -> list[list[int]]:
+    """Numbers of the strips whose inputs' covariance is known together."""
+    found: dict[tuple[str, int, int], list[int]] = {}
+    for at, strip in enumerate(strips):
+        block, grid = strip.blocks[0], mapping.grids[strip.layer]
+        parts = Moments.of_group(mapping.statistics[strip.layer], grid, block.group)
+        key = strip.layer, block.group, moments_of(parts, block.rows).rows.start
+        found.setdefault(key, []).append(at)
+    return list(found.values())
+
+
+def _judge(
+    mapping: Mapping, strips: list[Strip], found: dict[str, Errors], *, centred: bool
+) -> tuple[StepErrors, bool]:
+    """Errors of strips of one group by step, and whether the last step leaves any of their column blocks worse off."""
+    layer = next(layer for layer in mapping.layers if layer.name == strips[0].layer)
+    block = strips[0].blocks[0]
+    parts = Moments.of_group(mapping.statistics[layer.name], mapping.grids[layer.name], block.group)
+    moments = moments_of(parts, block.rows)
+    raw, own = moments.weighting(centred=False), moments.weighting(centred=centred and takes_bias(layer))
+    sums = {step: (sum(float((e**2).sum()) for e in of), float(squared(of, raw).sum())) for step, of in found.items()}
+    weight = layer.weight[block.group, moments.rows].T.astype(np.float64)
+    before, after = squared(found[FIRST], own), squared(found[list(found)[-1]], own)
+    told = StepErrors(sums, float((weight**2).sum()), float(np.einsum("nk,nk->", weight @ raw, weight)))
+    return told, bool((after > before * (1 + 1e-9)).any())

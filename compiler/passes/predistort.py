@@ -3,9 +3,10 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from compiler.mapping import Mapping, Targets
 from compiler.passes.emit import emit
@@ -13,7 +14,7 @@ from compiler.report import build_report
 from hwspec.spec import HardwareSpec
 from runtime.arrays import calibration_volts, wired
 from runtime.layout import Place as Position
-from runtime.layout import Side, device_places
+from runtime.layout import Side
 from runtime.physics.predistortion import Predistorted, predistort
 from runtime.physics.spread import with_access_resistance
 from runtime.physics.wires import approximate_matrix, approximation_error, effective_matrix, share_out
@@ -69,7 +70,7 @@ class Predistort:
         found: dict[str, list[_Result]] = {layer.name: [] for layer in mapping.layers}
         for tile, result in zip(tiles, results, strict=True):
             before = mapping.targets[tile.layer][len(targets[tile.layer])]
-            targets[tile.layer].append(before if result.moved is None else _targets(result.moved, before, mapping.spec))
+            targets[tile.layer].append(before if result.moved is None else _targets(result, before, mapping.spec))
             found[tile.layer].append(result)
         return replace(
             mapping,
@@ -81,11 +82,15 @@ class Predistort:
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """A tile's new targets, if any, the closed form's error on its arrays, and that of its outputs without them."""
+    """A tile's new targets, if any, the closed form's error on its arrays, and that of its outputs without them.
+
+    `held` tells the devices, plus and minus, that do not move.
+    """
 
     moved: Predistorted | None
     closed_form: float
     error: float
+    held: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,18 +123,19 @@ def _targets_of_arrays(program: TileProgram) -> dict[int, Float64]:
     """Target conductances of every array that tiles lie on, access resistance included, ``(rows, cols)``, siemens."""
     array, found = program.spec.array, dict[int, Float64]()
     for tile in program.tables.tiles:
-        sides = dict(zip(("plus", "minus"), program.target_conductances(tile.name), strict=True))
-        for side, (number, rows, cols) in device_places(tile, array).items():
+        sides = dict(zip(("plus", "minus"), program.assumed_conductances(tile.name), strict=True))
+        for side, (number, rows, cols) in program.places(tile.name).items():
             if number not in found:
-                found[number] = np.full((array.rows, array.cols), array.unused)
-            found[number][rows, cols] = sides[side]
+                stuck = np.nan if program.faults is None else program.faults.stuck(number)
+                found[number] = np.where(np.isnan(stuck), np.full((array.rows, array.cols), array.unused), stuck)
+            found[number][np.ix_(rows, cols)] = sides[side]
     return {number: with_access_resistance(one, program.spec.device.r_access) for number, one in found.items()}
 
 
 def _tile(program: TileProgram, nominal: _Nominal, tile: Tile, *, moved: bool) -> _Result:
     """New targets of a tile among the present ones of its neighbours."""
     spec, array = program.spec, program.spec.array
-    places = device_places(tile, array)
+    places = program.places(tile.name)
     volts = calibration_volts(program, spec, tile, _VECTORS)
     numbers = sorted({number for number, _, _ in places.values()})
     at = [nominal.index[number] for number in numbers]
@@ -139,24 +145,41 @@ def _tile(program: TileProgram, nominal: _Nominal, tile: Tile, *, moved: bool) -
     closed_form = float(np.mean(approximation_error(closed, exact, lines)))
 
     def sides_of(effective: Float64, reference: Float64) -> tuple[Float64, Float64]:
-        found = {side: effective[index[number]][rows, cols] for side, (number, rows, cols) in places.items()}
+        found = {side: effective[index[number]][np.ix_(rows, cols)] for side, (number, rows, cols) in places.items()}
         return found["plus"], found.get("minus", reference)
 
+    gated = program.gated(tile.name)
+    stuck = [
+        np.where(off, 0.0, with_access_resistance(one, spec.device.r_access))
+        for one, off in zip(program.stuck_conductances(tile.name), gated, strict=True)
+    ]
+
     def effective(plus: Float64, minus: Float64) -> tuple[Float64, Float64]:
-        sides: dict[Side, Float64] = {"plus": plus, "minus": minus}
         changed = nominal.conductance[at]
-        for side, (number, rows, cols) in places.items():
-            changed[index[number]][rows, cols] = with_access_resistance(sides[side], spec.device.r_access)
+        for (number, rows, cols), side, held in zip(places.values(), (plus, minus), stuck, strict=False):
+            conducts = np.where(np.isnan(held), with_access_resistance(side, spec.device.r_access), held)
+            changed[index[number]][np.ix_(rows, cols)] = conducts
         return sides_of(wired(changed, array), minus)
 
     device = spec.device
     plus, minus = program.target_conductances(tile.name)
     if not moved:
         got_plus, got_minus = sides_of(nominal.effective[at], minus)
-        wanted = (plus - minus).T
+        held = (np.where(np.isnan(one), side, one) for one, side in zip(stuck, (plus, minus), strict=True))
+        wanted = np.subtract(*held).T
         return _Result(None, closed_form, float(approximation_error((got_plus - got_minus).T, wanted, volts)))
-    found = predistort(plus, minus, effective, volts, device.g_min, device.g_max, level_conductances(device))
-    return _Result(found, closed_form, found.error_before)
+    plus, minus = (np.where(off, device.g_min, side) for off, side in zip(gated, (plus, minus), strict=True))
+    found = predistort(
+        plus,
+        minus,
+        effective,
+        volts,
+        device.g_min,
+        device.g_max,
+        level_conductances(device),
+        stuck=(stuck[0], stuck[1]),
+    )
+    return _Result(found, closed_form, found.error_before, (~np.isnan(stuck[0]), ~np.isnan(stuck[1])))
 
 
 def _line_volts(volts: Float64, places: dict[Side, Position], rows: int) -> Float64:
@@ -166,13 +189,18 @@ def _line_volts(volts: Float64, places: dict[Side, Position], rows: int) -> Floa
     return lines
 
 
-def _targets(found: Predistorted, before: Targets, spec: HardwareSpec) -> Targets:
+def _targets(found: _Result, before: Targets, spec: HardwareSpec) -> Targets:
+    """Targets as a tile holds them; those of failed devices, and of devices that are gated off, stay."""
+    assert found.moved is not None
+    assert found.held is not None
     table = level_conductances(spec.device)
-    if table is None:
-        return Targets(found.plus, found.minus, found.gain)
-    between = (table[1:] + table[:-1]) / 2
-    plus, minus = (np.searchsorted(between, side).astype(before.plus.dtype) for side in (found.plus, found.minus))
-    return Targets(plus, minus, found.gain)
+    sides: list[npt.NDArray[Any]] = [found.moved.plus, found.moved.minus]
+    if table is not None:
+        between = (table[1:] + table[:-1]) / 2
+        sides = [np.searchsorted(between, side) for side in sides]
+    kept = zip(sides, (before.plus, before.minus), found.held, strict=True)
+    plus, minus = (np.where(held, old, new).astype(old.dtype) for new, old, held in kept)
+    return Targets(plus, minus, found.moved.gain)
 
 
 def _report(tiles: list[_Result]) -> WireReport:

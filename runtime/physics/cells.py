@@ -1,7 +1,8 @@
 """The devices of one array, from what they are programmed to, to what they conduct at a given time.
 
-In order: spread and write-verify, drift, temperature, slow traps, the means of clipped noise and fast traps, access
-resistance (``physics.md`` section 2 and 3). Siemens, seconds.
+In order: spread and write-verify, drift, loss of retention, temperature, slow traps, the means of clipped noise and
+fast traps, access resistance (``physics.md`` section 2 and 3). Failed devices take part from temperature on, devices
+that are gated off conduct nothing. Siemens, seconds.
 """
 
 import math
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hwspec.device import Device, ReadNoise, Spread
-from runtime.physics.drift import draw_trajectory
+from hwspec.device import MEASURED_RANGE, Device, ReadNoise, Spread
+from hwspec.failures import Failures, State
+from hwspec.randomness import Purpose, array_generator
+from runtime.physics.drift import ROOM, accelerated, draw_trajectory
 from runtime.physics.noise import (
     advance_traps,
     clipped_moments,
@@ -22,10 +25,11 @@ from runtime.physics.noise import (
     telegraph_conductance,
     telegraph_moments,
 )
-from hwspec.randomness import Purpose, array_generator
+from runtime.physics.retention import lost_devices
 from runtime.physics.spread import (
     MILO,
     PCM,
+    Programming,
     SpreadModel,
     WriteVerify,
     cmo_hfox,
@@ -38,10 +42,7 @@ from runtime.physics.spread import (
 )
 from runtime.quantize import Float64
 
-_BOLTZMANN = 8.617333262e-5
-"""Electronvolts a kelvin."""
-_ZERO_CELSIUS = 273.15
-_ROOM = 25.0
+_NO_FAILURES = Failures()
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Moment:
     Attributes
     ----------
     chip_seed
-        Of spread, failures and trajectories.
+        Of spread, programming failures, trajectories and lifetimes.
     seed
         Of programming pulses and traps.
     seconds
@@ -124,13 +125,20 @@ def read_sigma(noise: ReadNoise, conductance: Float64, target: Float64, seconds:
 
 def drift_seconds(device: Device, seconds: float) -> float:
     """Time that has passed for drift: it runs faster above 25 degrees Celsius, by Arrhenius' law (our choice)."""
-    kelvin = device.temperature + _ZERO_CELSIUS
-    exponent = device.drift.activation_energy / _BOLTZMANN * (1 / (_ROOM + _ZERO_CELSIUS) - 1 / max(kelvin, 1.0))
-    return seconds * math.exp(min(max(exponent, -700.0), 700.0))
+    return accelerated(seconds, device.drift.activation_energy, device.temperature)
 
 
 def device_cells(
-    device: Device, target: Float64, used: npt.NDArray[np.bool_], unused: float, array: int, moment: Moment
+    device: Device,
+    target: Float64,
+    used: npt.NDArray[np.bool_],
+    unused: float,
+    array: int,
+    moment: Moment,
+    *,
+    stuck: Float64 | None = None,
+    off: npt.NDArray[np.bool_] | None = None,
+    failures: Failures = _NO_FAILURES,
 ) -> Cells:
     """The devices of one array.
 
@@ -151,38 +159,85 @@ def device_cells(
         Number of the array on the chip.
     moment
         Which chip, and when.
+    stuck
+        Conductances of failed devices, siemens, ``(rows, cols)``; NaN of good ones. They conduct this whatever they
+        were programmed to, whether a tile uses them or not; write-verify spends all of its pulses on them, unless they
+        happen to lie within tolerance of their target. None is no failed device.
+    off
+        Devices that are gated off: they are not programmed and conduct nothing, without noise, failed or not.
+        None is none.
+    failures
+        Of the spec: which devices lose their state in time. Those count as failed from then on; one that cannot be
+        gated off in its new state conducts in spite of `off`.
 
     Raises
     ------
     SpecError
         If the time lies beyond what a drift model was fitted to.
     """
-    target = np.where(used, target, device.g_min)
-    conductance, pulses, converged, failed = _programmed(device, target, array, moment)
+    gated = np.zeros(used.shape, np.bool_) if off is None else off
+    target = np.where(used & ~gated, target, device.g_min)
+    held = np.full(used.shape, np.nan) if stuck is None else stuck
+    written = _with_stuck(device, _programmed(device, target, array, moment), target, held)
+    conductance = written.conductance
     if device.drift.model != "none":
         generator = array_generator(moment.chip_seed, Purpose.DRIFT, array)
         trajectory = draw_trajectory(device.drift.model, target, conductance, generator)
-        conductance = np.where(failed, conductance, trajectory.at(drift_seconds(device, moment.seconds)))
-    conductance = conductance * (1 + device.temperature_coefficient * (device.temperature - _ROOM))
-    conductance, variance = _read(device, conductance, target, array, moment)
-    conductance = np.where(used, conductance, unused)
+        conductance = np.where(written.failed, conductance, trajectory.at(drift_seconds(device, moment.seconds)))
+    lost, lost_conductance = lost_devices(
+        failures, device, (used.shape[0], used.shape[1]), array, moment.chip_seed, moment.seconds
+    )
+    if lost.any():
+        held = np.where(np.isnan(held) & lost, lost_conductance, held)
+        gated = gated & (~lost | _isolatable(failures))
+    conductance = np.where(np.isnan(held), conductance, held)
+    conductance = conductance * (1 + device.temperature_coefficient * (device.temperature - ROOM))
+    conductance, variance = _read(device, conductance, target, held, array, moment)
+    present = (used | ~np.isnan(held)) & ~gated
+    conductance = np.where(present, conductance, np.where(gated, 0.0, unused))
     if variance is not None:
         # A series resistance leaves 1 / (1 + G r)^2 of a small change of G.
-        variance = np.where(used, variance, 0.0) / (1 + conductance * device.r_access) ** 4
-    return Cells(with_access_resistance(conductance, device.r_access), variance, pulses, converged, failed)
+        variance = np.where(present, variance, 0.0) / (1 + conductance * device.r_access) ** 4
+    return Cells(
+        conductance=with_access_resistance(conductance, device.r_access),
+        variance=variance,
+        pulses=np.where(gated, 0, written.pulses).astype(np.int32),
+        converged=written.converged | gated,
+        failed=written.failed & ~gated,
+    )
 
 
-def _programmed(
-    device: Device, target: Float64, array: int, moment: Moment
-) -> tuple[Float64, npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _isolatable(failures: Failures) -> bool:
+    """Whether devices that lost their state can be gated off."""
+    state = failures.retention.state
+    return state is None or failures.of(State[state.upper()]).isolatable
+
+
+def _with_stuck(device: Device, written: Programming, target: Float64, stuck: Float64) -> Programming:
+    """What programming leaves where some devices have failed: those stay as they are."""
+    failed = ~np.isnan(stuck)
+    if not failed.any():
+        return written
+    options = device.programming
+    pulses, converged = written.pulses, written.converged
+    if options.pulses > 1:
+        near = np.abs(stuck - target) <= options.tolerance + options.relative_tolerance * target
+        pulses = np.where(failed, np.where(near, 1, options.pulses), pulses).astype(np.int32)
+        converged = np.where(failed, near, converged)
+    else:
+        converged = converged | failed
+    return Programming(np.where(failed, stuck, written.conductance), pulses, converged, written.failed & ~failed)
+
+
+def _programmed(device: Device, target: Float64, array: int, moment: Moment) -> Programming:
     options, spread = device.programming, device.spread
     if spread.model == "none" and options.failure_rate == 0:
         shape = target.shape
-        return target, np.ones(shape, np.int32), np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
+        return Programming(target, np.ones(shape, np.int32), np.ones(shape, np.bool_), np.zeros(shape, np.bool_))
     verify = None
     if options.pulses > 1:
         verify = WriteVerify(options.pulses, options.tolerance, options.relative_tolerance)
-    found = program_cells(
+    return program_cells(
         target,
         spread_model(spread),
         array_generator(moment.chip_seed, Purpose.SPREAD, array),
@@ -192,16 +247,22 @@ def _programmed(
         clip=(0.0, math.inf) if spread.limits == "zero" else (device.g_min, device.g_max),
         pulses=None if verify is None else _of_chip(moment, Purpose.PROGRAMMING, array),
     )
-    return found.conductance, found.pulses, found.converged, found.failed
 
 
 def _read(
-    device: Device, conductance: Float64, target: Float64, array: int, moment: Moment
+    device: Device, conductance: Float64, target: Float64, held: Float64, array: int, moment: Moment
 ) -> tuple[Float64, Float64 | None]:
-    """Mean and variance over the reads."""
+    """Mean and variance over the reads. Failed devices, `held` siemens, are as noisy as good ones of their conductance.
+
+    Above the range that a noise model was fitted to, theirs is that of its upper end (our choice).
+    """
     telegraph, noise = device.telegraph, device.read_noise
     variance: Float64 | None = None
-    sigma = read_sigma(noise, conductance, target, moment.seconds) if noise.model != "none" else None
+    sigma: Float64 | None = None
+    if noise.model != "none":
+        failed, highest = ~np.isnan(held), MEASURED_RANGE.get(noise.model, (0.0, math.inf))[1]
+        within = np.where(failed, np.minimum(conductance, highest), conductance)
+        sigma = read_sigma(noise, within, np.where(failed, within, target), moment.seconds)
     if telegraph.amplitude:
         if telegraph.correlation_time > 0:
             generator = _of_chip(moment, Purpose.TELEGRAPH, array)

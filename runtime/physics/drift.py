@@ -14,12 +14,34 @@ from hwspec.errors import SpecError
 from runtime.physics.spread import MICRO, PCM, wan2022
 from runtime.quantize import Float64
 
+_BOLTZMANN = 8.617333262e-5
+"""Electronvolts a kelvin."""
+_ZERO_CELSIUS = 273.15
+ROOM = 25.0
+"""Degrees Celsius at which time runs as it does."""
 DriftModel = Literal["none", "pcm", "cmo_hfox", "wan2022"]
 
 PCM_T0 = 20.0
 """Seconds between programming and the first read that drift is counted from."""
 _SMALLEST_X = 1e-7
 _CMO_LIMITS = (9e-6, 88.2e-6)
+
+
+def accelerated(seconds: float, activation_energy: float, temperature: float) -> float:
+    """Time that has passed for what heat drives: it runs faster above 25 degrees Celsius, by Arrhenius' law.
+
+    Parameters
+    ----------
+    seconds
+        On the clock.
+    activation_energy
+        Electronvolts.
+    temperature
+        Degrees Celsius.
+    """
+    kelvin = max(temperature + _ZERO_CELSIUS, 1.0)
+    exponent = activation_energy / _BOLTZMANN * (1 / (ROOM + _ZERO_CELSIUS) - 1 / kelvin)
+    return seconds * math.exp(min(max(exponent, -700.0), 700.0))
 
 
 @dataclass(frozen=True, eq=False)

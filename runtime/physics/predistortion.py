@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwspec.errors import DataError
+from runtime.physics.pair_model import DeviceRange, LinearPairs, device_range
 
 Float64 = npt.NDArray[np.float64]
 Effective = Callable[[Float64, Float64], tuple[Float64, Float64]]
@@ -32,8 +33,6 @@ _SEARCHES = 2
 _SWEEPS = 2
 _OWN = 0.05
 """Devices below this share of the range take their attenuation from their lines, for sneak currents distort theirs."""
-_DEAD = 1e-3
-"""Attenuation below which no target helps: a device behind an open line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,46 +60,6 @@ class Predistorted:
     """These targets with these gains; never above ``error_before`` or ``error_gain_only``."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Linear:
-    """How the effective differences answer to targets near those last marched: ``offset + sp * plus - sm * minus``."""
-
-    slope_plus: Float64
-    slope_minus: Float64
-    offset: Float64
-
-    def difference(self, plus: Float64 | float, minus: Float64 | float) -> Float64:
-        return self.offset + self.slope_plus * plus - self.slope_minus * minus
-
-    def row(self, i: int) -> "_Linear":
-        return _Linear(self.slope_plus[i], self.slope_minus[i], self.offset[i])
-
-
-@dataclass(frozen=True, eq=False)
-class _Devices:
-    """What a device can be set to: all of [low, high], or the levels."""
-
-    low: float
-    high: float
-    levels: Float64 | None
-    between: Float64 | None
-
-    def nearest(self, siemens: Float64) -> Float64:
-        if self.levels is None or self.between is None:
-            return siemens.clip(self.low, self.high)
-        found: Float64 = self.levels[np.searchsorted(self.between, siemens)]
-        return found
-
-    def pair(self, wanted: Float64, model: _Linear) -> tuple[Float64, Float64]:
-        """Targets whose difference comes nearest to the one wanted, with one device of each pair at the lowest."""
-        above = wanted - model.difference(self.low, self.low)
-        up = above >= 0
-        slope = np.where(up, model.slope_plus, model.slope_minus)
-        high = self.nearest(self.low + np.abs(above) / np.maximum(slope, _DEAD))
-        high[slope < _DEAD] = self.low
-        return np.where(up, high, self.low), np.where(up, self.low, high)
-
-
 def predistort(
     plus: npt.ArrayLike,
     minus: npt.ArrayLike,
@@ -111,6 +70,7 @@ def predistort(
     levels: npt.ArrayLike | None = None,
     headrooms: Sequence[float] = HEADROOMS,
     steps: int = 4,
+    stuck: tuple[Float64, Float64] | None = None,
 ) -> Predistorted:
     """Targets that make a tile behind resistive wires compute what `plus` - `minus` asks for, up to a gain a column.
 
@@ -122,8 +82,8 @@ def predistort(
     calibration; H is `second_moment`. The best targets of all steps are kept; where they do not beat the ideal targets
     on the calibration vectors, the ideal ones are returned, with a gain where that helps. Deterministic.
 
-    Devices are taken as healthy: a callback that pins devices whatever their target should be answered by the rules
-    of section 5 first. Devices behind open lines are left at the lowest conductance.
+    The lower device of a good pair keeps its target. Devices behind open lines are left there, too. Failed devices do
+    not move: what the others should do about them is settled before (section 5), in the targets.
 
     Parameters
     ----------
@@ -142,6 +102,9 @@ def predistort(
         Candidates in (0, 1].
     steps
         Marches beside the first; 4 and more change little.
+    stuck
+        Conductances of failed devices, plus and minus ``(M, N)`` siemens, NaN where a device is good: `effective` must
+        hold them whatever their targets. None where all are good.
 
     Returns
     -------
@@ -169,15 +132,18 @@ def predistort(
         raise DataError("headrooms", "must be some numbers in (0, 1]", got=headrooms)
     if steps < 1:
         raise DataError("steps", "must be at least 1", got=steps)
-    devices = _devices(g_min, g_max, levels)
+    devices = device_range(g_min, g_max, levels)
 
-    target = plus - minus
+    fixed = (np.full(plus.shape, np.nan),) * 2 if stuck is None else stuck
+    failed = ~np.isnan(fixed[0]), ~np.isnan(fixed[1])
+    target = np.where(failed[0], fixed[0], plus) - np.where(failed[1], fixed[1], minus)
     ideal = (plus, minus) if devices.levels is None else (devices.nearest(plus), devices.nearest(minus))
     on_table = all(np.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(ideal, (plus, minus), strict=True))
     ones = np.ones(target.shape[1])
     W = _march(effective, *ideal)
     before = _output_error(W[0] - W[1], ones, target, volts)
-    if on_table and all(np.allclose(w, g, rtol=1e-12, atol=0) for w, g in zip(W, ideal, strict=True)):
+    held = [np.where(bad, one, good) for bad, one, good in zip(failed, fixed, ideal, strict=True)]
+    if on_table and all(np.allclose(w, g, rtol=1e-12, atol=0) for w, g in zip(W, held, strict=True)):
         return Predistorted(plus, minus, ones, ones.copy(), before, before, before)
 
     H = second_moment(volts)
@@ -186,7 +152,8 @@ def predistort(
     if gain_only > before:  # H is shrunk: it need not favour the same gains as a few vectors
         column_gain, gain_only = ones, before
     spread = volts.var(0) + np.diag(H).mean() * RIDGE
-    problem = _Problem(target, H, spread, devices, candidates)
+    base = np.where(failed[0] | failed[1], devices.low, np.minimum(*ideal))
+    problem = _Problem(target, H, spread, devices, candidates, failed, base)
     found = _search(problem, ideal, W, steps, lambda *targets: _march(effective, *targets))
     error = _output_error(found.difference, found.gain, target, volts)
     if not error < gain_only:
@@ -239,8 +206,12 @@ class _Problem:
     H: Float64
     spread: Float64
     """(M,) the part of H's diagonal that no other row can make up for."""
-    devices: _Devices
+    devices: DeviceRange
     headrooms: Float64
+    failed: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+    """Devices that do not move."""
+    base: Float64
+    """(M, N) what the lower device of each pair is set to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,16 +237,16 @@ def _search(
     headroom = gain = np.ones(target.shape[1])
     best: _Found | None = None
     for step in range(steps):
-        model = _linear(plus, minus, W, devices)
+        model = _linear(plus, minus, W, problem)
         if step < _SEARCHES:
             headroom = _headrooms(problem, model, allowed)
         elif devices.levels is not None:
             headroom = 1 / gain
         wanted = headroom * target
         if step == 0 or devices.levels is None:
-            plus, minus = devices.pair(wanted, model)
+            plus, minus = devices.pair(wanted, model, problem.base)
         if devices.levels is not None:
-            plus, minus = _descend(plus, minus, wanted, model, H, devices)
+            plus, minus = _descend(plus, minus, wanted, model, problem)
         W = march(plus, minus)
         gain, cost = _gains(W[0] - W[1], target, H, headroom)
         if best is None or cost < best.cost:
@@ -284,7 +255,7 @@ def _search(
     return best
 
 
-def _headrooms(problem: _Problem, model: _Linear, allowed: float) -> Float64:
+def _headrooms(problem: _Problem, model: LinearPairs, allowed: float) -> Float64:
     """Headroom of each column by the cost that the model expects: clipping must stay below what is `allowed`.
 
     Roundings are costed as the descent will leave them: without what the rows have in common, for it cancels that.
@@ -292,7 +263,10 @@ def _headrooms(problem: _Problem, model: _Linear, allowed: float) -> Float64:
     costs = np.empty((len(problem.headrooms), problem.target.shape[1]))
     rounded = problem.devices.levels is not None
     for k, headroom in enumerate(problem.headrooms):
-        e = model.difference(*problem.devices.pair(headroom * problem.target, model)) / headroom - problem.target
+        e = (
+            model.difference(*problem.devices.pair(headroom * problem.target, model, problem.base)) / headroom
+            - problem.target
+        )
         costs[k] = problem.spread @ e**2 if rounded else (e * (problem.H @ e)).sum(0)
     lowest = costs.min(0)
     good = costs <= (lowest if rounded else np.maximum(lowest, allowed))
@@ -300,10 +274,10 @@ def _headrooms(problem: _Problem, model: _Linear, allowed: float) -> Float64:
 
 
 def _descend(
-    plus: Float64, minus: Float64, wanted: Float64, model: _Linear, H: Float64, devices: _Devices
+    plus: Float64, minus: Float64, wanted: Float64, model: LinearPairs, problem: _Problem
 ) -> tuple[Float64, Float64]:
     """Coordinate descent of the levels on ``e^T H e``: every pair in turn, all columns at once; it never rises."""
-    plus, minus = plus.copy(), minus.copy()
+    plus, minus, H = plus.copy(), minus.copy(), problem.H
     D = model.difference(plus, minus)
     slope = H @ (D - wanted)
     curvature = np.diag(H)
@@ -311,7 +285,7 @@ def _descend(
         for i, h in enumerate(curvature):
             best = D[i] - slope[i] / h
             line = model.row(i)
-            p, q = devices.pair(best, line)
+            p, q = problem.devices.pair(best, line, problem.base[i])
             new = line.difference(p, q)
             better = np.abs(new - best) < np.abs(D[i] - best) * (1 - 1e-9)
             if not better.any():
@@ -324,12 +298,15 @@ def _descend(
     return plus, minus
 
 
-def _linear(plus: Float64, minus: Float64, W: tuple[Float64, Float64], devices: _Devices) -> _Linear:
-    sp, sm = _attenuation(plus, W[0], devices), _attenuation(minus, W[1], devices)
-    return _Linear(sp, sm, W[0] - W[1] - sp * plus + sm * minus)
+def _linear(plus: Float64, minus: Float64, W: tuple[Float64, Float64], problem: _Problem) -> LinearPairs:
+    sp, sm = (
+        np.where(failed, 0.0, _attenuation(side, of_wires, problem.devices))
+        for side, of_wires, failed in zip((plus, minus), W, problem.failed, strict=True)
+    )
+    return LinearPairs(sp, sm, W[0] - W[1] - sp * plus + sm * minus)
 
 
-def _attenuation(G: Float64, W: Float64, devices: _Devices) -> Float64:
+def _attenuation(G: Float64, W: Float64, devices: DeviceRange) -> Float64:
     """Slope of an effective conductance in its device's, for (M, N) devices of one side.
 
     W / G where the device is strong. A weak device's own ratio says nothing, for sneak currents through its neighbours
@@ -368,16 +345,6 @@ def _march(effective: Effective, plus: Float64, minus: Float64) -> tuple[Float64
         hint = "effective_matrix gives (N, M): transpose it"
         raise DataError("effective", f"must return two {plus.shape}", got=(W_plus.shape, W_minus.shape), hint=hint)
     return W_plus, W_minus
-
-
-def _devices(g_min: float, g_max: float, levels: npt.ArrayLike | None) -> _Devices:
-    if levels is None:
-        return _Devices(g_min, g_max, None, None)
-    table = np.asarray(levels, dtype=np.float64)
-    ascending = table.ndim == 1 and len(table) > 1 and np.all(np.diff(table) > 0) and np.isfinite(table[-1])
-    if not ascending or table[0] < 0:
-        raise DataError("levels", "must be two or more conductances in siemens, ascending", got=levels)
-    return _Devices(float(table[0]), float(table[-1]), table, (table[1:] + table[:-1]) / 2)
 
 
 def _matrix(name: str, value: npt.ArrayLike) -> Float64:

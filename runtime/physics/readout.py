@@ -6,10 +6,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from hwspec.periphery import Periphery
-from runtime.physics.converters import CodeRange, adc_codes, adc_thresholds
 from hwspec.randomness import Purpose, array_generator
+from runtime.physics.converters import CodeRange, adc_codes, adc_thresholds
 from runtime.quantize import Float64
 
 
@@ -43,7 +44,7 @@ class ColumnErrors:
         gain, offset, sense, adc_gain, adc_offset, bow = np.zeros((6, cols))
         return cls(gain, offset, sense, adc_gain, adc_offset, bow)
 
-    def of(self, columns: slice) -> "ColumnErrors":
+    def of(self, columns: npt.NDArray[np.integer]) -> "ColumnErrors":
         """Those of some of the columns."""
         return ColumnErrors(
             gain=self.gain[columns],

@@ -1,4 +1,4 @@
-"""The passes behind the front end: grids, shelves, ranges; the invariants between them; compiling again."""
+"""The passes behind the front end: grids, territories, ranges; the invariants between them; compiling again."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from compiler.compile import CompileOptions, finish, mapping_of, remap_program, 
 from compiler.frontend import load_model
 from compiler.mapping import Block, Mapping, Placement, TileGrid, verify
 from compiler.passes.assign import Assign
-from compiler.passes.place import Place, shelves
+from compiler.passes.place import Place
 from compiler.passes.quantize import quantize_layer
 from compiler.passes.ranges import Ranges
 from compiler.pipeline import Pass, run_passes
@@ -65,26 +65,6 @@ def test_a_grid_covers_every_weight_once(case: tuple[CrossbarArray, tuple[int, i
     assert (times == 1).all()
     assert len(grid.blocks) == groups * -(-rows // array.rows) * -(-cols // array.weight_cols)
     assert grid.partial_sums == groups * cols * (-(-rows // array.rows) - 1)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.builds(CrossbarArray, rows=st.integers(1, 12), cols=st.integers(1, 6).map(lambda n: 2 * n), pairing=PAIRINGS),
-    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=40),
-)
-def test_shelves_do_not_overlap(array: CrossbarArray, sizes: list[tuple[int, int]]) -> None:
-    blocks = [Block(0, slice(0, min(rows, array.rows)), slice(0, min(cols, array.weight_cols))) for rows, cols in sizes]
-    used: dict[int, set[tuple[int, int]]] = {}
-    before = 0
-    for (site, row, col), block in zip(shelves(blocks, array), blocks, strict=True):
-        rows, cols = block.shape
-        assert site in (before, before + 1)
-        before = site
-        assert 0 <= row <= array.rows - rows
-        assert 0 <= col <= array.weight_cols - cols
-        cells = {(r, c) for r in range(row, row + rows) for c in range(col, col + cols)}
-        assert not cells & used.setdefault(site, set())
-        used[site] |= cells
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -252,17 +232,20 @@ INVARIANTS: list[tuple[str, Callable[[Mapping], Mapping]]] = [
     ("must have weights in", quantized(normalized=np.full((1, 20, 3), NAN))),
     ("must have a positive finite full scale", quantized(full_scale=0.0)),
     ("must have a positive finite full scale", quantized(full_scale=NAN)),
-    ("must keep tile 0 on the device's levels", target("plus", (0, 0), 16)),
+    ("must keep tile 0 on the device's levels", target("plus", (0, 0), 17)),
     ("must keep tile 0 on the device's levels", target("minus", (7, 2), -1)),
     ("must assign its 3 tiles", lambda m: replace(m, targets={"layer": m.targets["layer"][:2]})),
     ("must assign all of tile 0", lambda m: replace(m, targets={"layer": m.targets["layer"][::-1]})),
     ("must place its 3 tiles", lambda m: replace(m, placements={"layer": m.placements["layer"][:2]})),
-    ("must keep its tiles inside", place(0, row=1)),
-    ("must keep its tiles inside", place(0, col=6)),
-    ("must keep its tiles inside", place(0, col=-1)),
+    ("must keep its tiles on rising lines inside", place(0, word_lines=np.arange(1, 9))),
+    ("must keep its tiles on rising lines inside", place(0, bit_lines=np.arange(6, 9))),
+    ("must keep its tiles on rising lines inside", place(0, bit_lines=np.arange(-1, 2))),
+    ("must keep its tiles on rising lines inside", place(0, bit_lines=np.array([0, 2, 1]))),
+    ("must keep its tiles on rising lines inside", place(0, bit_lines=np.array([0, 1, 1]))),
+    ("must keep its tiles on rising lines inside", place(0, bit_lines=np.arange(2))),
     ("must start its tiles' sites", place(0, array=1)),
     ("must start its tiles' sites", place(0, array=-2)),
-    ("must not overlap another tile on array 0", place(1, col=2)),
+    ("must not overlap another tile on array 0", place(1, bit_lines=np.arange(2, 5))),
     ("must order each tile's rows by a permutation", place(0, row_map=np.zeros(8, np.int32))),
     ("must order each tile's rows by a permutation", place(0, row_map=np.arange(7))),
     ("must order each tile's columns by a permutation", place(0, col_order=np.array([0, 1, 3]))),
@@ -308,7 +291,9 @@ def test_a_broken_pass_is_named() -> None:
     class Broken(Place):
         def run(self, mapping: Mapping) -> Mapping:
             placed = super().run(mapping)
-            moved: list[Placement] = [replace(found, row=found.row + 1) for found in placed.placements["layer"]]
+            moved: list[Placement] = [
+                replace(found, word_lines=found.word_lines + 1) for found in placed.placements["layer"]
+            ]
             return replace(placed, placements={"layer": tuple(moved)})
 
     with pytest.raises(

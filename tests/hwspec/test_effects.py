@@ -33,6 +33,28 @@ DESIGN = {
     "array.slices",
     "array.unused",
     "array.wire_model",  # how wires are solved, not whether there are any
+    "periphery.residue",  # what digital memory beside the arrays may correct
+    "array.cell",
+    "array.router",
+    # of failures, which the rates switch
+    *(
+        f"failures.{state}.{field}"
+        for state in ("unformed", "overformed", "stuck_hrs", "stuck_lrs")
+        for field in ("conductance", "model", "deviation", "upper", "isolatable")
+    ),
+    "failures.array_deviation",
+    "failures.clusters.radius",
+    "failures.clusters.state",
+    "failures.thresholds.unformed",
+    "failures.thresholds.stuck_hrs",
+    "failures.thresholds.stuck_lrs",
+    "failures.thresholds.overformed",
+    "failures.map_errors.missed",
+    "failures.map_errors.false",
+    "failures.isolation",
+    "failures.failed_pair",
+    "failures.bound_tolerance",
+    "failures.allow_unbounded",
     # the periphery
     "periphery.v_read",
     "periphery.signed",
@@ -44,6 +66,8 @@ DESIGN = {
 """Fields that are choices of the design: an ideal chip has them too."""
 
 ON: dict[str, dict[str, Any]] = {
+    "failures": {"failures.stuck_hrs.rate": 0.01},
+    "retention": {"failures.retention.state": "stuck_hrs"},
     "spread": {"device.spread.model": "constant", "device.spread.sigma": 1e-6},
     "programming_failures": {"device.programming.failure_rate": 0.01},
     "drift": {"device.drift.model": "cmo_hfox", "device.g_min": 9e-6, "device.g_max": 80e-6},
@@ -159,8 +183,8 @@ def test_chosen_effects() -> None:
     [
         ("wire", "did you mean 'wires'"),
         ("read-noise", "did you mean 'read_noise'"),
-        ("zzz", "there are spread, programming_failures, .*, trim"),
-        ("", "there are spread"),
+        ("zzz", "there are failures, retention, .*, trim"),
+        ("", "there are failures"),
     ],
 )
 def test_an_unknown_effect_is_refused_with_a_hint(name: str, hint: str) -> None:

@@ -19,6 +19,7 @@ from hwspec.array import Array
 from hwspec.device import MEASURED_RANGE, CurrentVoltageLaw, Device, Drift, Programming, ReadNoise, Spread, Telegraph
 from hwspec.effects import active_effects
 from hwspec.errors import SpecError
+from hwspec.failures import Clusters, Failures, FailureState, Lines, MapErrors, Retention, Thresholds
 from hwspec.periphery import Periphery, Trim
 from hwspec.scope import EXCLUDED
 from hwspec.spec import HardwareSpec
@@ -29,9 +30,19 @@ SPEC = HardwareSpec.preset("rram-128")
 SECTIONS = (
     *(Device, Spread, Programming, Drift, ReadNoise, Telegraph, CurrentVoltageLaw),
     *(Array, Periphery, Trim),
+    *(Failures, FailureState, Clusters, Lines, Retention, Thresholds, MapErrors),
 )
 PHYSICS_MD = (
-    *("ideal", "rram-128", "rram-128-wired", "kim2020-2t2r", "kim2020-1t1r", "cao2022"),
+    *(
+        "ideal",
+        "rram-128",
+        "rram-128-wired",
+        "rram-128-faulty",
+        "rram-128-faulty-lrs",
+        "kim2020-2t2r",
+        "kim2020-1t1r",
+        "cao2022",
+    ),
     *("poolformer2023", "wan2022", "cmo-hfox", "pcm", "isaac"),
 )
 """Presets that section 8 of ``physics.md`` names."""
@@ -451,6 +462,8 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
 # -- contradictions ---------------------------------------------------------------------------------------------------
 
 NAN, INF = math.nan, math.inf
+SHARES = (-0.1, 1.1, NAN, INF, True, None, "some")
+SIEMENS = (-1e-6, NAN, INF, "1 V", True, "many")
 OHMS = (-1, "-1 ohm", NAN, INF, -INF, 1e300, "1 V", "many", True, None, [1.0])
 LSBS = tuple(
     f"periphery.{name}"
@@ -473,6 +486,41 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "array.unused": (-1e-6, NAN, INF, "1 V", True, None),
     "array.slices": (0, -1, 17, True, None, 1.5, NAN),
     "array.unselected": ("open", None, 0),
+    "array.cell": ("2R", None, 1),
+    "array.router": ("perhaps", None, 2),
+    "periphery.residue": (-0.1, 0.6, NAN, INF, True, None, "some"),
+    **{
+        f"failures.{state}.{name}": values
+        for state in ("unformed", "overformed", "stuck_hrs", "stuck_lrs")
+        for name, values in (
+            ("rate", SHARES),
+            ("conductance", SIEMENS),
+            ("model", ("gauss", None, 1)),
+            ("deviation", (-0.1, 11, NAN, INF, True, None, "some")),
+            ("upper", SIEMENS),
+            ("isolatable", ("perhaps", None, 2)),
+        )
+    },
+    "failures.array_deviation": (-0.1, 6, NAN, INF, True, None, "some"),
+    "failures.clusters.rate": (-1, 1e5, NAN, INF, True, None, "some"),
+    "failures.clusters.radius": (0, -1, NAN, INF, True, None, "some"),
+    "failures.clusters.state": ("dead", None, 1, "ok"),
+    **dict.fromkeys(
+        (f"failures.lines.{kind}_{how}" for kind in ("word", "bit") for how in ("failed", "shorted")), SHARES
+    ),
+    "failures.retention.state": ("dead", 1, "ok"),
+    "failures.retention.lifetime": (0, -1, NAN, INF, "1 V", True, None),
+    "failures.retention.shape": (0, -1, 21, NAN, INF, True, None, "some"),
+    "failures.retention.activation_energy": (-1, 6, NAN, INF, "1 V", True, None),
+    **dict.fromkeys(
+        (f"failures.thresholds.{name}" for name in ("unformed", "stuck_hrs", "stuck_lrs", "overformed")), SIEMENS
+    ),
+    "failures.map_errors.missed": SHARES,
+    "failures.map_errors.false": SHARES,
+    "failures.isolation": ("row", 1, True),
+    "failures.failed_pair": ("one", None, 1),
+    "failures.bound_tolerance": (-0.1, 1e7, NAN, INF, True, "some"),
+    "failures.allow_unbounded": ("perhaps", None, 2),
     "array.wire_model": ("fast", None, True),
     "device.spread.model": ("gauss", None, 1),
     "device.spread.sigma": (-1e-6, NAN, INF, "1 V", True, None),

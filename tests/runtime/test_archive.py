@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mapped_programs import FAILED, mapped_for, with_residue
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
-from small_programs import compile_small, matmul
+from small_programs import compile_small, matmul, small_spec
 
+from hwspec.atomic import write_atomically
+from hwspec.chip import Chip
 from hwspec.errors import ProgramError
 from runtime import archive
-from runtime.archive import load_program, write_atomically
+from runtime.archive import load_program
 from runtime.program import TileProgram
 
 Members = dict[str, bytes]
@@ -231,6 +234,49 @@ def test_tensors_of_unknown_types_are_refused(content: bytes, tmp_path: Path) ->
     assert "tensor layer/col_map must be of type" in refused(forge(changed), tmp_path)
     header = members["weights.safetensors"].replace(b'"F32"', b'"F99"')
     assert "weights.safetensors" in refused(forge({**members, "weights.safetensors": header}), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def mapped() -> TileProgram:
+    """A program that was mapped around failed devices, with a digital residue."""
+    program = compile_small(matmul(9, 9), small_spec(FAILED))
+    return with_residue(
+        mapped_for(program, Chip.sample(program.spec, program.arrays + 1, 1)), 0.1, np.random.default_rng(0)
+    )
+
+
+def test_failed_devices_and_residue_come_back(mapped: TileProgram, tmp_path: Path) -> None:
+    mapped.save(tmp_path / "a.xbar")
+    found = load_program(tmp_path / "a.xbar")
+    assert found.faults == mapped.faults
+    assert found.faults is not None
+    assert found.faults.failed > 0
+    assert found.tables == mapped.tables
+    assert found.nominal_chip == mapped.nominal_chip
+    for name in ("layer/residue", "layer/residue_index", "layer/word_lines", "layer/bit_lines"):
+        np.testing.assert_array_equal(found.tensors[name], mapped.tensors[name])
+    np.testing.assert_array_equal(found.decoded_weights("layer"), mapped.decoded_weights("layer"))
+    found.save(tmp_path / "b.xbar")
+    assert (tmp_path / "b.xbar").read_bytes() == (tmp_path / "a.xbar").read_bytes()
+
+
+def test_failed_devices_that_are_none_are_refused(mapped: TileProgram, tmp_path: Path) -> None:
+    mapped.save(tmp_path / "a.xbar")
+    members = members_of((tmp_path / "a.xbar").read_bytes())
+    tensors = load_tensors(members["chip.safetensors"])
+    wrong = {
+        "must hold the tensors states and conductance": {"states": tensors["states"]},
+        "holds no valid fault map": {**tensors, "conductance": -1 - tensors["conductance"]},
+        "failed devices must cover": {
+            "states": tensors["states"][:1],
+            "conductance": tensors["conductance"][: np.count_nonzero(tensors["states"][0])],
+        },
+    }
+    for message, changed in wrong.items():
+        parts = {name: np.ascontiguousarray(value) for name, value in changed.items()}
+        assert message in refused(forge({**members, "chip.safetensors": save_tensors(parts)}), tmp_path)
+    del members["chip.safetensors"]
+    assert "must hold failed devices and mapped_for, or neither" in refused(forge(members), tmp_path)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

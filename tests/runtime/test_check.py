@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from mapped_programs import FAILED, mapped_for, with_gated, with_residue, with_spec
 from small_programs import compile_small, matmul, one_node, small_spec, two_matmuls
 
+from hwspec.chip import Chip
 from hwspec.errors import ProgramError
 from runtime.archive import load_program
 from runtime.check import check_program
 from runtime.program import TileProgram
-from runtime.tables import Acc, Host, Load, Loop, Mvm, Row, Store
+from runtime.tables import Acc, Host, Load, Loop, Mvm, Residue, Row, Store
 
 Change = Callable[[TileProgram], TileProgram]
 Array = npt.NDArray[Any]
@@ -32,7 +34,17 @@ KINDS: dict[str, Callable[[], TileProgram]] = {
     "two_phase": lambda: compile_small(matmul(12, 12), small_spec({"periphery.signed": "two_phase"})),
     "continuous": lambda: compile_small(matmul(12, 12), small_spec({"device.levels": None})),
     "shared": lambda: compile_small(matmul(12, 3)),
+    "faulty": lambda: around_failures({"array.cell": "2T2R"}),
+    "lines": lambda: around_failures({"failures.isolation": "line", "failures.overformed.isolatable": True}),
+    "residue": lambda: with_residue(compile_small(matmul(12, 3)), 0.2, np.random.default_rng(0)),
 }
+
+
+def around_failures(fields: dict[str, object]) -> TileProgram:
+    """Mapped around failed devices, with some gated off."""
+    program = compile_small(matmul(12, 12), small_spec({**FAILED, **fields}))
+    mapped = mapped_for(program, Chip.sample(program.spec, program.arrays, 1))
+    return with_gated(mapped, 0.3, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +127,19 @@ def tensor(name: str, edit: Callable[[Array], Array | None], part: str = "tensor
     return change
 
 
+def lines(key: str, number: int, start: int, step: int = 1) -> Change:
+    """Move a tile to the lines ``start``, ``start + step``, …"""
+
+    def change(program: TileProgram) -> TileProgram:
+        flat = program.tensors[f"layer/{key}"].copy()
+        sizes = [len(getattr(found, key)) for found in program.tile_tensors.values()]
+        first = sum(sizes[:number])
+        flat[first : first + sizes[number]] = start + step * np.arange(sizes[number])
+        return replace(program, tensors={**program.tensors, f"layer/{key}": flat})
+
+    return change
+
+
 def put(index: Any, value: object) -> Callable[[Array], Array]:
     """Set elements of an array."""
 
@@ -189,12 +214,12 @@ RULES: list[tuple[str, str, Change]] = [
     ("batches", "calibration 'x' must belong", lambda p: replace(p, calibration={**p.calibration, "x": np.zeros(1)})),
     *(
         ("batches", f"tensor layer/{key} must hold", tensor(f"layer/{key}", edit))
-        for key in ("plus", "minus", "row_map", "col_map", "col_sign", "scale")
+        for key in ("plus", "minus", "row_map", "col_map", "col_sign", "scale", "word_lines", "bit_lines")
         for edit in (lambda a: a[:-1], lambda _: None, lambda a: a[None])
     ),
     *(
         ("batches", f"tensor layer/{key} must be of type", tensor(f"layer/{key}", lambda a: a.astype(np.float32)))
-        for key in ("plus", "minus", "row_map", "col_map", "col_sign", "scale")
+        for key in ("plus", "minus", "row_map", "col_map", "col_sign", "scale", "word_lines", "bit_lines")
     ),
     ("continuous", "layer/plus must be of type", tensor("layer/plus", lambda a: a.astype(np.float32))),
     ("batches", "tensor layer/bias must be a vector", tensor("layer/bias", put(0, np.inf))),
@@ -218,11 +243,17 @@ RULES: list[tuple[str, str, Change]] = [
     ("batches", "report must tell", lambda p: replace(p, report=p.report.model_copy(update={"layers": ()}))),
     # tiles
     ("batches", "tile 't3' must belong to a layer", row("tiles", 3, layer="nothing")),
-    ("batches", "tile 't0' must lie within its site", row("tiles", 0, row=1)),
-    ("batches", "tile 't0' must lie within its site", row("tiles", 0, col=1)),
-    ("batches", "tile 't0' must lie within its site", row("tiles", 0, row=2**40)),
+    ("batches", "tile 't0' must lie within its site", lines("word_lines", 0, 1)),
+    ("batches", "tile 't0' must lie within its site", lines("bit_lines", 0, 1)),
+    ("batches", "tile 't0' must lie within its site", lines("word_lines", 0, 2**31 - 9)),
+    ("batches", "tile 't0' must lie within its site", lines("bit_lines", 0, -1)),
+    ("batches", "tile 't0' must have rising word lines", lines("word_lines", 0, 0, step=0)),
+    ("batches", "tile 't0' must have rising bit lines", lines("bit_lines", 0, 7, step=-1)),
     ("batches", "tile 't0' must start a site", row("tiles", 0, array=1)),
-    ("batches", "tile 't0' must have plus level codes below 16", tensor("layer/plus", put(0, 16))),
+    ("batches", "tile 't0' must have plus level codes below 16", tensor("layer/plus", put(0, 17))),
+    ("batches", "tile 't0' must not gate plus devices off", tensor("layer/plus", put(0, 16))),
+    ("continuous", "tile 't0' must not gate minus devices off", tensor("layer/minus", put(0, 0.0))),
+    ("batches", "tile 't0' must be one of 1 replicas", row("tiles", 0, replica=1)),
     ("batches", "tile 't0' must have minus level codes below 16", tensor("layer/minus", put(0, 255))),
     ("continuous", "must have plus conductances within", tensor("layer/plus", put(0, 2e-4))),
     ("continuous", "must have minus conductances within", tensor("layer/minus", put(0, 1e-7))),
@@ -241,7 +272,7 @@ RULES: list[tuple[str, str, Change]] = [
     ("batches", "tile 't0' must have column signs", tensor("layer/col_sign", put(0, 0))),
     ("batches", "tile 't0' must have positive finite scales", tensor("layer/scale", put(0, 0.0))),
     ("batches", "tile 't0' must have positive finite scales", tensor("layer/scale", put(0, np.inf))),
-    ("shared", "tile 't1' must not overlap another tile on array", row("tiles", 1, col=2, row=0)),
+    ("shared", "tile 't1' must not overlap another tile on array", lines("bit_lines", 1, 2)),
     # instructions
     ("batches", "segment 'seg9' must be in the program", host(0, segment="seg9")),
     ("batches", "segment 'seg0' must be an ONNX model", lambda p: replace(p, segments={**p.segments, "seg0": b"\xff"})),
@@ -304,6 +335,30 @@ RULES: list[tuple[str, str, Change]] = [
     ("conv", "must store into a buffer of floats", step(Store, 0, buffer="nothing")),
     ("shared", "must store into a buffer of floats", row("buffers", 0, dtype="int8")),
     ("batches", "must store its result", without(Store, 0)),
+    # failed devices and gates
+    ("faulty", "must hold failed devices and mapped_for", lambda p: with_tables(p, mapped_for=None)),
+    ("faulty", "must hold failed devices and mapped_for", lambda p: replace(p, faults=None)),
+    ("faulty", "failed devices must cover", lambda p: replace(p, faults=Chip(8, 8, 1).fault_map)),
+    ("faulty", "failed devices must cover", lambda p: replace(p, faults=Chip(8, 7, 8).fault_map)),
+    ("faulty", "must not gate off overformed devices", tensor("layer/plus", put(slice(None), 16))),
+    ("lines", "must gate off all devices of a word line", tensor("layer/plus", put(slice(0, 200, 3), 16))),
+    # residue
+    ("residue", "layer/residue must be there", tensor("layer/residue", lambda _: None)),
+    ("residue", "layer/residue must be there", tensor("layer/residue_index", lambda _: None)),
+    ("residue", "layer/residue must be there", two(without(Residue, 1), without(Residue, 0))),
+    ("residue", "residue_index must be rising", tensor("layer/residue_index", lambda a: a[::-1].copy())),
+    ("residue", "residue_index must be rising", tensor("layer/residue_index", put(0, -1))),
+    ("residue", "residue_index must be rising", tensor("layer/residue_index", put(-1, 36))),
+    ("residue", "residue_index must be rising", tensor("layer/residue_index", lambda a: a.astype(np.int32))),
+    ("residue", "layer/residue must be 8 finite", tensor("layer/residue", lambda a: a[1:])),
+    ("residue", "layer/residue must be 8 finite", tensor("layer/residue", put(0, np.nan))),
+    ("residue", "layer/residue must be 8 finite", tensor("layer/residue", lambda a: a.astype(np.float32))),
+    ("residue", "must hold at most 4 weights", lambda p: with_spec(p, {"periphery.residue": 0.1})),
+    ("residue", "must add each weight of the residue to %y once", without(Residue, 0)),
+    ("residue", "must add each weight of the residue to %y once", step(Residue, 0, source="x1")),
+    ("residue", "must take the residue of a register that was loaded", step(Residue, 0, source="p0")),
+    ("residue", "must add its residue to a register that was accumulated", step(Residue, 0, into="z")),
+    ("residue", "must use a register for one kind of step, not 'x0'", step(Residue, 0, into="x0")),
 ]
 
 

@@ -9,6 +9,7 @@ from moments import assert_moments
 from scipy.special import ndtr
 
 from hwspec.errors import SpecError
+from hwspec.randomness import Purpose, array_generator
 from runtime.physics.drift import (
     CmoHfOxRelaxation,
     DriftModel,
@@ -18,7 +19,6 @@ from runtime.physics.drift import (
     draw_trajectory,
     pcm_drift_exponents,
 )
-from hwspec.randomness import Purpose, array_generator
 from runtime.physics.spread import DAY, program_cells, wan2022
 
 Float64 = npt.NDArray[np.float64]

@@ -4,9 +4,11 @@ import contextlib
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapped_programs import with_residue
 from small_programs import compile_small, matmul
 
 from hwspec.errors import ProgramError
@@ -20,6 +22,7 @@ from runtime.tables import (
     Load,
     Loop,
     Mvm,
+    Residue,
     Scatter,
     Store,
     Tables,
@@ -81,6 +84,7 @@ def tables(draw: st.DrawFn) -> Tables:
         st.builds(Load, into=NAMES, buffer=NAMES, gather=NAMES, start=INDEX, stop=COUNT),
         st.builds(Mvm, into=NAMES, tile=NAMES, source=NAMES, phase=st.sampled_from(["both", "+", "-"])),
         st.builds(Acc, into=NAMES, source=NAMES, tile=NAMES),
+        st.builds(Residue, into=NAMES, source=NAMES),
         st.builds(Store, buffer=NAMES, source=NAMES, scatter=NAMES),
     )
     names = st.lists(NAMES, max_size=3).map(tuple)
@@ -95,6 +99,7 @@ def tables(draw: st.DrawFn) -> Tables:
             "seed": draw(st.integers()),
             "input_shapes": draw(st.dictionaries(NAMES, st.lists(INDEX, max_size=3).map(tuple), max_size=2)),
             "digital_nodes": some(NAMES),
+            "mapped_for": draw(st.none() | st.text("0123456789abcdef", min_size=64, max_size=64)),
             "inputs": some(infos),
             "outputs": some(infos),
             "buffers": some(st.builds(Buffer, name=NAMES, dtype=st.just("float16"))),
@@ -109,6 +114,7 @@ def tables(draw: st.DrawFn) -> Tables:
                     cols=COUNT,
                     full_scale=POSITIVE,
                     signed=st.booleans(),
+                    replicas=st.integers(1, 16),
                 )
             ),
             "gathers": some(st.builds(Gather, kind=st.sampled_from(["vectors", "patches"]), **row)),
@@ -127,10 +133,10 @@ def tables(draw: st.DrawFn) -> Tables:
                     name=NAMES,
                     layer=NAMES,
                     array=INDEX,
-                    row=INDEX,
-                    col=INDEX,
                     rows=COUNT,
                     cols=COUNT,
+                    slice=st.integers(0, 15),
+                    replica=st.integers(0, 15),
                     adc_range=st.lists(POSITIVE, max_size=2).map(tuple),
                 )
             ),
@@ -168,6 +174,13 @@ def test_a_listing_reads_like_assembly() -> None:
     ]
 
 
+def test_a_residue_is_listed_where_it_is_added() -> None:
+    program = with_residue(compile_small(matmul(9, 3)), 0.1, np.random.default_rng(0))
+    text = print_listing(program.tables)
+    assert "  residue %y, %x0\n  residue %y, %x1\n  store act:" in text
+    assert parse_listing(text) == program.tables
+
+
 GOOD = print_listing(PROGRAM.tables).splitlines()
 
 
@@ -197,13 +210,15 @@ GOOD = print_listing(PROGRAM.tables).splitlines()
         ("  acc", '  acc %y, %"p0, map=t0 cols'),
         ("  acc", '  acc %y, %p0, map=t0 cols "'),
         ("  store", '  store act:"\\q", %y, scatter=layer.out'),
+        ("  acc", "  residue %y %x0"),
+        ("  acc", "  residue %y, %x0, %x1"),
         ("  store", "  store act:y %y scatter=layer.out"),
         ("tile", 'tile name="t0"'),
         ("tile", "tile name=t0"),
-        ("tile", 'tile    name="t0" layer="layer" array=0 row=0 col=0 rows=3 cols=3 array=2'),
-        ("tile", 'tile    name="t0" layer="layer" array=0 row=0 col=0 rows=3 cols=3 adc_range=[NaN]'),
-        ("tile", 'tile    name="t0" layer="layer" array=0 row=0 col=0 rows=3 cols=3 colour=3'),
-        ("tile", 'tile    name="t0" layer="layer" array=-1 row=0 col=0 rows=3 cols=3'),
+        ("tile", 'tile    name="t0" layer="layer" array=0 rows=3 cols=3 array=2'),
+        ("tile", 'tile    name="t0" layer="layer" array=0 rows=3 cols=3 adc_range=[NaN]'),
+        ("tile", 'tile    name="t0" layer="layer" array=0 rows=3 cols=3 colour=3'),
+        ("tile", 'tile    name="t0" layer="layer" array=-1 rows=3 cols=3'),
         ("buffer", "buffer [1, 2"),
         ("buffer", "program tiles=[]"),
         ("buffer", "program seed=4"),

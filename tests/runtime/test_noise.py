@@ -12,6 +12,7 @@ from moments import assert_moments
 from scipy import integrate, stats
 
 from hwspec.errors import SpecError
+from hwspec.randomness import Purpose, array_generator
 from runtime.physics.noise import (
     advance_traps,
     clipped_moments,
@@ -22,7 +23,6 @@ from runtime.physics.noise import (
     telegraph_conductance,
     telegraph_moments,
 )
-from hwspec.randomness import Purpose, array_generator
 
 Float64 = npt.NDArray[np.float64]
 US = 1e-6

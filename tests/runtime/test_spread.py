@@ -11,8 +11,8 @@ from moments import assert_moments
 from scipy import integrate, stats
 
 from hwspec.errors import SpecError
-from runtime.physics.noise import clipped_moments, clipped_variance
 from hwspec.randomness import Purpose, array_generator
+from runtime.physics.noise import clipped_moments, clipped_variance
 from runtime.physics.spread import (
     DAY,
     MILO,

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from hwspec import npz
 from hwspec.errors import DataError
 from runtime.tables import TensorInfo
-from xbarc.data import image_folder, npz
+from xbarc.data import image_folder
 from xbarc.data.load import Dataset, class_balanced, load_data
 from xbarc.data.sample_axis import fixed_batch, sample_axes
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from compiler.steps import STEPS
 from hwspec.errors import DataError, SpecError
 from hwspec.units import parse_quantity
 
@@ -30,6 +31,35 @@ Only = Annotated[
 ]
 Without = Annotated[str | None, typer.Option(help="Physical effects to switch off: read_noise,adc.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Samples a batch.")]
+ShareArrays = Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")]
+Predistort = Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")]
+MappedChip = Annotated[
+    str | None,
+    typer.Option("--chip", metavar="MAP", help="Map around the failed devices of this chip: a fault map (.npz, .csv)."),
+]
+ChipSeed = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=2**63 - 1, help="Map around the failed devices of the chip of this seed, with the arrays needed."
+    ),
+]
+SpareArrays = Annotated[int, typer.Option(min=0, help="Arrays that the chip of --chip-seed has beyond those needed.")]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST", help=f"Steps of mapping around failures: all (default), none, or some of {','.join(STEPS)}."
+    ),
+]
+WithoutSteps = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Steps of mapping around failures to leave out.")
+]
+Robust = Annotated[
+    bool, typer.Option(help="Raise both devices of pairs where only the rates of failures are known, not the chip.")
+]
+RunChip = Annotated[
+    str | None,
+    typer.Option("--chip", metavar="MAP", help="Chip to run on, in place of sampled ones: a fault map (.npz, .csv)."),
+]
 
 
 def output_path(text: str, *, keep: str | None = None) -> Path:

@@ -6,16 +6,25 @@ from typing import Annotated
 import typer
 
 from xbarc.cli.arguments import (
+    ChipSeed,
     Json,
     Limit,
+    MappedChip,
     Normalize,
+    Predistort,
+    Robust,
     Seed,
+    ShareArrays,
+    SpareArrays,
     Split,
+    Steps,
+    WithoutSteps,
     output_path,
     parse_fields,
     parse_normalize,
     parse_shapes,
 )
+from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_steps
 from xbarc.cli.output import emit_json, note, progress_bar, say
 
 _STAGES = "Write what each pass did into this folder: models as ONNX, decisions as JSON."
@@ -34,8 +43,17 @@ def compile_(
         list[str] | None, typer.Option(help="Shape of an open input: x=1,3,48,192. Repeat for more.")
     ] = None,
     digital: Annotated[list[str] | None, typer.Option(help="Keep this node digital. Repeat for more.")] = None,
-    share_arrays: Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")] = True,
-    predistort: Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")] = True,
+    share_arrays: ShareArrays = True,
+    predistort: Predistort = True,
+    chip: MappedChip = None,
+    chip_seed: ChipSeed = None,
+    spare_arrays: SpareArrays = 0,
+    steps: Steps = None,
+    without_steps: WithoutSteps = None,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=16, help="Tiles that hold each block of a matrix; their results are averaged.")
+    ] = 1,
+    robust: Robust = True,
     fuse_batchnorm: Annotated[bool, typer.Option(help="Fuse batch normalisation into layers.")] = True,
     source: Annotated[bool, typer.Option(help="Keep the model in the program; later verbs need it.")] = True,
     seed: Seed = 0,
@@ -43,7 +61,7 @@ def compile_(
     save_stages: Annotated[str | None, typer.Option(help=_STAGES)] = None,
     json: Json = False,
 ) -> None:
-    """Compile an ONNX model into a tile program."""
+    """Compile an ONNX model into a tile program, for any chip or around the failed devices of one."""
     from compiler.compile import CompileOptions, finish, run_compile
     from compiler.frontend import load_model
     from compiler.mapping import Mapping
@@ -59,17 +77,26 @@ def compile_(
         digital=tuple(digital or ()),
         share_arrays=share_arrays,
         predistort=predistort,
+        steps=parse_steps(steps, without_steps),
+        robust=robust,
+        replicas=replicas,
         fuse_batchnorm=fuse_batchnorm,
         keep_source=source,
     )
     reading = {"split": split, "normalize": parse_normalize(normalize), "limit": limit, "seed": seed}
     batches = calibration_batches(calib, **reading) if calib else None
     loaded = load_model(model)
+
+    def needed() -> int:
+        parted = run_compile(loaded, hardware, options, None, stop_after="partition")
+        return arrays_needed(parted.mapping, share=share_arrays)
+
     written = output or str(Path(model).with_suffix(".xbar"))
     path = output_path(written, keep=model) if stop_after is None else None
     stages = Path(save_stages) if save_stages else None
     if stages is not None:
         make_stages_folder(stages)
+    found = chip_to_map_for(chip, chip_seed, spare_arrays, hardware, needed)
     with progress_bar("compiling", quiet=json) as advance:
 
         def after_each(name: str, mapping: Mapping) -> None:
@@ -82,6 +109,7 @@ def compile_(
             hardware,
             options,
             batches,
+            found,
             progress=lambda done: advance("calibrating", done, None),
             tiles_done=lambda done, total: advance("pre-distorting tiles", done, total),
             stop_after=stop_after,
@@ -100,5 +128,6 @@ def compile_(
         return
     print_summary(program)
     say(f"written to {written} ({sum(outcome.seconds.values()):.1f} s)")
+    note_whole_chip(found, program)
     if program.report.warnings:
         note("calibrate with --calib for ranges that fit your data")

@@ -1,9 +1,10 @@
 """``xbarc eval``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hwspec.errors import DataError
 from xbarc.cli.arguments import (
     BatchSize,
     Chips,
@@ -14,16 +15,23 @@ from xbarc.cli.arguments import (
     Normalize,
     Only,
     ProgramPath,
+    RunChip,
     Seed,
     Split,
+    Steps,
     Time,
     Without,
+    WithoutSteps,
     parse_names,
     parse_time,
 )
+from xbarc.cli.mapping import chip_to_run_on, note_other_chip, parse_steps, replicas_of
 from xbarc.cli.output import emit_json, note, progress_bar, say, table
 from xbarc.cli.programming import print_trim
 from xbarc.cli.reading import read_samples
+
+if TYPE_CHECKING:
+    from xbarc.evaluation import EvalReport
 
 
 def eval_(
@@ -37,6 +45,19 @@ def eval_(
     batch: BatchSize = 64,
     device: Device = "cpu",
     chips: Chips = 1,
+    chip: RunChip = None,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Run the same chips without failed devices too, and report what these cost.")
+    ] = False,
+    remap: Annotated[
+        bool, typer.Option("--remap", help="Map the program for each chip, around its own failed devices.")
+    ] = False,
+    steps: Steps = None,
+    without_steps: WithoutSteps = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, max=16, help="With --remap: tiles that hold each block; by default as they are."),
+    ] = None,
     time: Time = "0 s",
     only: Only = None,
     without: Without = None,
@@ -44,10 +65,24 @@ def eval_(
     json: Json = False,
 ) -> None:
     """Measure a program's accuracy beside that of its model; without labels, its relative error."""
+    from compiler.compile import CompileOptions
     from xbarc.api import load
     from xbarc.evaluation import evaluate
 
+    for name, value in (("--steps", steps), ("--without-steps", without_steps), ("--replicas", replicas)):
+        if value is not None and not remap:
+            raise DataError(name, "must be given with --remap", hint="the program as it is has been mapped already")
+    if not chips and (remap or drop):
+        option = "--remap" if remap else "--drop"
+        raise DataError(option, "must have chips that are sampled or given", hint="--chips 1 or more, or --chip MAP")
+    chosen = parse_steps(steps, without_steps)
     loaded = load(program)
+    given = chip_to_run_on(chip, chips, loaded.spec)
+    if not remap:
+        note_other_chip(loaded, given, chips, seed)
+    options = CompileOptions(
+        predistort=loaded.tables.predistorted, steps=chosen, replicas=replicas or replicas_of(loaded)
+    )
     with progress_bar("evaluating", quiet=json) as advance:
         samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
         report = evaluate(
@@ -62,24 +97,47 @@ def eval_(
             time=parse_time(time),
             only=parse_names(only),
             without=parse_names(without) or [],
+            chip=given,
+            remap=remap,
+            options=options,
+            drop=drop,
             progress=advance,
         )
     if json:
         emit_json(report.model_dump(mode="json"))
         return
-    unit = report.metric.replace("_", " ")
-    if by_layer:
+    if given is not None:
+        where = "the chip given"
+    else:
+        where = "an ideal chip" if not chips else "1 chip" if chips == 1 else f"{chips} chips"
+    _print(report, f"{where}, spec {loaded.spec.name}", own_failures=loaded.faults is not None and not drop)
+
+
+def _print(report: "EvalReport", where: str, *, own_failures: bool) -> None:
+    unit, several = report.metric.replace("_", " "), len(report.chips) > 1
+    if report.by_layer:
         table(["on crossbars", unit], [[layer.layer, f"{layer.value:.2%}"] for layer in report.by_layer])
         say("")
     low, high = report.ci95
+    without = "no spread, offsets or noise" if own_failures else "no spread, failures, offsets or noise"
+    known = ", and the failures that it was mapped around" if own_failures else ""
     say(f"float    {report.float_:.2%} {unit} ({report.samples} samples)")
-    say(f"ideal    {report.ideal:.2%}: no spread, failures, offsets or noise")
-    chip_word = "an ideal chip" if not chips else "1 chip" if chips == 1 else f"{chips} chips"
-    spread = f", {report.std:.2%} from chip to chip" if chips > 1 else ""
-    say(
-        f"crossbar {report.mean:.2%} (95 % interval {low:.2%} to {high:.2%}{spread}) on {chip_word}, "
-        f"spec {loaded.spec.name}"
-    )
+    say(f"ideal    {report.ideal:.2%}: {without}{known}")
+    spread = f", {report.std:.2%} from chip to chip" if several else ""
+    mapped = ", mapped for each" if report.remapped else ""
+    say(f"crossbar {report.mean:.2%} (95 % interval {low:.2%} to {high:.2%}{spread}) on {where}{mapped}")
+    if several:
+        share = "5th" if report.metric == "accuracy" else "95th"
+        say(f"chips    worst {report.worst:.2%}, {share} percentile {report.percentile5:.2%}")
+    if report.failed_devices:
+        say(f"failed   {report.failed_devices:.2%} of the devices, {report.failed_pairs:.2%} of the pairs")
+    if report.drop is not None and report.drop_ci95 is not None and report.good_chips is not None:
+        good = sum(report.good_chips) / len(report.good_chips)
+        low, high = (100 * end for end in report.drop_ci95)
+        say(
+            f"drop     {100 * report.drop:.2f} points by failures (95 % interval {low:.2f} to {high:.2f}), "
+            f"from {good:.2%} on the same chips without them"
+        )
     say(f"effects  {', '.join(report.effects) or 'none'}")
     print_trim(report.trim)
     for warning in report.warnings:

@@ -1,18 +1,19 @@
 """Entry point: registers the verbs, bounds memory, and turns errors into one line and an exit code."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hwspec.errors import DataError, XbarcError
+from hwspec.errors import DataError, DoesNotFit, XbarcError
+from xbarc.cli import chip, inspect, ops, remap, run, spec, verify
 from xbarc.cli import compile as compile_verb
 from xbarc.cli import eval as eval_verb
-from xbarc.cli import inspect, ops, remap, run, spec, verify
 from xbarc.cli.output import emit_json, say
 
 _INTERRUPTED = 130
@@ -21,7 +22,7 @@ _NO_MEMORY = "not enough memory; take a smaller --batch, or let XBARC_MEMORY_GIB
 app = typer.Typer(
     name="xbarc",
     help="Compile trained ONNX models onto resistive crossbar tiles, and run the result as the chip would.",
-    epilog="Exit codes: 0 done, 1 verification failed, 2 bad usage or input, 3 model not supported. "
+    epilog="Exit codes: 0 done, 1 verification failed, 2 bad usage or input, 3 model not supported, 4 does not fit. "
     "--debug anywhere shows where an error comes from.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -35,6 +36,7 @@ app.command("verify")(verify.verify)
 app.command("eval")(eval_verb.eval_)
 app.command("inspect")(inspect.inspect)
 app.add_typer(spec.app, name="spec")
+app.add_typer(chip.app, name="chip")
 app.command("ops")(ops.ops)
 
 
@@ -127,7 +129,8 @@ def _fail(error: BaseException, arguments: list[str], code: int, *, debug: bool,
     message = text or str(error)
     if "--json" in arguments:
         with contextlib.suppress(OSError):  # the error may be that output cannot be written
-            _emit_error(type(error).__name__, message, code)
+            more = {"report": dataclasses.asdict(error.report)} if isinstance(error, DoesNotFit) else {}
+            _emit_error(type(error).__name__, message, code, more)
     try:
         sys.stdout.flush()
     except OSError:
@@ -136,8 +139,8 @@ def _fail(error: BaseException, arguments: list[str], code: int, *, debug: bool,
     return code
 
 
-def _emit_error(kind: str, message: str, code: int) -> None:
-    emit_json({"error": kind, "message": message, "exit_code": code})
+def _emit_error(kind: str, message: str, code: int, more: dict[str, Any] | None = None) -> None:
+    emit_json({"error": kind, "message": message, "exit_code": code, **(more or {})})
 
 
 def _bound_memory() -> None:

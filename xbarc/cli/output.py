@@ -49,7 +49,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 
 
 def _is_number(cell: str) -> bool:
-    return cell.replace(",", "").removesuffix("%").replace(".", "", 1).isdigit()
+    return cell == "-" or cell.replace(",", "").removesuffix("%").replace(".", "", 1).isdigit()
 
 
 @contextlib.contextmanager

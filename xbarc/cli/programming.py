@@ -13,7 +13,8 @@ def print_programming(report: "ProgrammingReport") -> None:
     """Print what programming took and left."""
     failed = f", {report.failed:,} failed to be programmed" if report.failed else ""
     astray = f", {report.unconverged:,} outside their tolerance" if report.unconverged else ""
-    say(f"{report.devices:,} devices programmed with {report.pulses:,} pulses{failed}{astray}")
+    stuck = f"; {report.stuck:,} had failed before" if report.stuck else ""
+    say(f"{report.devices:,} devices programmed with {report.pulses:,} pulses{failed}{astray}{stuck}")
     print_trim(report.trim)
 
 

@@ -4,27 +4,70 @@ from typing import Annotated
 
 import typer
 
-from xbarc.cli.arguments import Json, ProgramPath, output_path
+from xbarc.cli.arguments import (
+    ChipSeed,
+    Json,
+    MappedChip,
+    Predistort,
+    ProgramPath,
+    Robust,
+    ShareArrays,
+    SpareArrays,
+    Steps,
+    WithoutSteps,
+    output_path,
+)
+from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_steps, replicas_of
 from xbarc.cli.output import emit_json, progress_bar, say
 
 
 def map_(
     program: ProgramPath,
     output: Annotated[str, typer.Option("-o", "--output", help="Where to write the remapped program.")],
-    share_arrays: Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")] = True,
-    predistort: Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")] = True,
+    share_arrays: ShareArrays = True,
+    predistort: Predistort = True,
+    chip: MappedChip = None,
+    chip_seed: ChipSeed = None,
+    spare_arrays: SpareArrays = 0,
+    steps: Steps = None,
+    without_steps: WithoutSteps = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, max=16, help="Tiles that hold each block of a matrix; by default as in the program."),
+    ] = None,
+    robust: Robust = True,
     json: Json = False,
 ) -> None:
-    """Place tiles, assign conductances and set converter ranges again; the model is not compiled anew."""
+    """Place tiles, assign conductances and set converter ranges again, for any chip or around one's failed devices.
+
+    The model is not compiled anew: a program is compiled once and mapped for each chip.
+    """
+    from compiler.compile import mapping_of
     from xbarc.api import load, remap
     from xbarc.cli.summary import print_summary, report_json
 
     path = output_path(output)
-    with progress_bar("remapping", quiet=json):
-        remapped = remap(load(program), share_arrays=share_arrays, predistort=predistort)
+    chosen = parse_steps(steps, without_steps)
+    loaded = load(program)
+    count = replicas or replicas_of(loaded)
+    found = chip_to_map_for(
+        chip, chip_seed, spare_arrays, loaded.spec, lambda: arrays_needed(mapping_of(loaded, count), share=share_arrays)
+    )
+    with progress_bar("remapping", quiet=json) as advance:
+        remapped = remap(
+            loaded,
+            found,
+            share_arrays=share_arrays,
+            predistort=predistort,
+            steps=chosen,
+            robust=robust,
+            replicas=count,
+            progress=lambda done, total: advance("pre-distorting tiles", done, total),
+        )
     remapped.save(path)
     if json:
         emit_json(report_json(output, remapped))
         return
     print_summary(remapped)
     say(f"written to {output}")
+    note_whole_chip(found, remapped)

@@ -17,6 +17,7 @@ from xbarc.cli.arguments import (
     Normalize,
     Only,
     ProgramPath,
+    RunChip,
     Seed,
     Split,
     Time,
@@ -25,6 +26,7 @@ from xbarc.cli.arguments import (
     parse_names,
     parse_time,
 )
+from xbarc.cli.mapping import chip_to_run_on, note_other_chip
 from xbarc.cli.output import emit_json, note, progress_bar, say
 from xbarc.cli.programming import print_programming
 from xbarc.cli.reading import read_samples
@@ -48,6 +50,7 @@ def run(
     batch: BatchSize = 64,
     device: Device = "cpu",
     chips: Chips = 1,
+    chip: RunChip = None,
     time: Time = "0 s",
     only: Only = None,
     without: Without = None,
@@ -57,15 +60,17 @@ def run(
     """Run a program as a chip would, and write its outputs; of several chips along a leading axis."""
     import numpy as np
 
+    from hwspec.atomic import write_atomically
     from hwspec.chip import Chip
     from hwspec.effects import chosen_effects
-    from runtime.archive import write_atomically
     from xbarc.api import load, simulate
     from xbarc.data.batches import run_batches
     from xbarc.evaluation import effect_warnings
 
     seconds_after, kept, off = parse_time(time), parse_names(only), parse_names(without) or []
     loaded = load(program)
+    given = chip_to_run_on(chip, chips, loaded.spec)
+    note_other_chip(loaded, given, chips, seed)
     path = output_path(output, keep=data)
     infos, outputs = loaded.tables.inputs, loaded.tables.outputs
     with progress_bar("running", quiet=json) as advance:
@@ -74,10 +79,10 @@ def run(
         seconds = programming = 0.0
         for number in range(max(chips, 1)):
             start = clock.perf_counter()
-            chip = Chip.sample(loaded.spec, loaded.arrays, seed + number) if chips else None
+            on = given if given is not None or not chips else Chip.sample(loaded.spec, loaded.arrays, seed + number)
             simulation = simulate(
                 loaded,
-                chip,
+                on,
                 device=device,
                 engine=engine.value,
                 seed=seed + number,
@@ -110,6 +115,7 @@ def run(
                 "samples": len(samples),
                 "engine": engine.value,
                 "chips": chips,
+                "chip": chip,
                 "seed": seed,
                 "time": seconds_after,
                 "programming": dataclasses.asdict(report),

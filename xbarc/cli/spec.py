@@ -57,7 +57,7 @@ def show(
 
 
 def _write(spec: "HardwareSpec", output: str, *, keep: str) -> None:
-    from runtime.archive import write_atomically
+    from hwspec.atomic import write_atomically
 
     path, text = output_path(output, keep=keep), spec.to_yaml().encode()
 

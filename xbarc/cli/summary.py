@@ -5,6 +5,7 @@ from typing import Any
 
 from runtime.program import TileProgram
 from runtime.report import CompileReport
+from xbarc.cli.failures import print_failures
 from xbarc.cli.output import say, table
 
 _HEADS = ("layer", "op", "matrix", "windows", "tiles", "arrays", "used", "sums", "MACs", "weight error", "clipped")
@@ -48,6 +49,7 @@ def print_summary(program: TileProgram, *, layers: bool = True) -> None:
         names = ", ".join(f"{op} x {count}" if count > 1 else op for op, count in ops.most_common())
         say(f"  digital: {names}: {reason}")
     _print_wires(report)
+    print_failures(program)
     say(f"physical effects        {', '.join(report.effects) or 'none'}")
     say(f"  not modelled          {'; '.join(report.excluded)}")
     for warning in report.warnings:

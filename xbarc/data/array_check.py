@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hwspec.errors import DataError
+from hwspec.npz import ArrayHeader
 from runtime.inputs import check_type
 from runtime.tables import TensorInfo
-from xbarc.data.npz import ArrayHeader
 from xbarc.data.sample_axis import is_symbolic, sample_axes
 
 LABELS = "labels"

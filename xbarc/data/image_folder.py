@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from hwspec.errors import DataError
-from xbarc.data.zip_archive import checked_members, open_archive, reading
+from hwspec.zip_archive import checked_members, open_archive, reading
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """Endings of the files that count as images, as in torchvision; all others are passed over."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from hwspec.errors import DataError
+from hwspec.npz import ArrayHeader, read_npy, read_npz
+from hwspec.zip_archive import reading
 from runtime.inputs import cast_input, element_type
 from runtime.tables import TensorInfo
 from xbarc.data.array_check import LABELS, cast_labels, check_arrays, is_input
 from xbarc.data.image_folder import Progress, decode_images, open_image_folder
-from xbarc.data.npz import ArrayHeader, read_npy, read_npz
 from xbarc.data.sample_axis import fixed_batch, is_symbolic, sample_axes
-from xbarc.data.zip_archive import reading
 
 BUILT_IN = ("digits",)
 """Names of the built-in sets."""

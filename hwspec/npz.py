@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from hwspec.errors import DataError
-from xbarc.data.zip_archive import checked_members, open_archive, reading
+from hwspec.zip_archive import checked_members, open_archive, reading
 
 MAX_BYTES = 8 * 2**30
 """The most that the arrays of one file may take in memory, in bytes."""

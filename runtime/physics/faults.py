@@ -1,0 +1,5 @@
+"""What pairs with failed devices can still hold (``physics.md`` section 2); the mathematics is in `hwspec.reach`."""
+
+from hwspec.reach import failed_share, reachable_interval, reachable_set
+
+__all__ = ["failed_share", "reachable_interval", "reachable_set"]
