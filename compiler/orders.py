@@ -174,7 +174,8 @@ def _column_costs(
         kept = order.sign < 0
         return np.where(kept, flipped * task.column_importance, costs), np.broadcast_to(kept, costs.shape)
     flipped *= task.column_importance
-    return np.minimum(costs, flipped), flipped < costs
+    # Where both cost the same a column stays as it is: its sign may serve another purpose (the flip code).
+    return np.minimum(costs, flipped), np.where(order.sign < 0, flipped <= costs, flipped < costs)
 
 
 def _order_columns(task: TileTask, order: Order, rules: PairRules, lines: str, *, turn: bool) -> Order:

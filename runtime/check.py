@@ -131,8 +131,10 @@ def _check_calibration(program: TileProgram, layer: Layer) -> None:
             good = value.ndim == 2 and value.shape[1] == length
             require(good, subject, f"must be vectors of {length} elements", value.shape)
         else:
-            good = value.ndim == 3 and value.shape[1] == value.shape[2] and not len(value) % layer.groups
-            require(good, subject, "must hold a square matrix for each row block of each group", value.shape)
+            most = program.spec.array.weight_rows
+            block, blocks = min(layer.rows, most), -(-layer.rows // most)
+            good = value.shape in ((layer.groups, layer.rows, layer.rows), (layer.groups * blocks, block, block))
+            require(good, subject, "must hold a square matrix for each group, or each row block of each", value.shape)
 
 
 def _check_names(program: TileProgram) -> None:

@@ -31,6 +31,9 @@ def _check_faults(program: TileProgram) -> None:
         good = arrays >= program.arrays and (rows, cols) == (array.rows, array.cols)
         size = f"{program.arrays} arrays of {array.rows}x{array.cols}"
         require(good, "failed devices", f"must cover {size}", f"{arrays} of {rows}x{cols}")
+    held = None if faults is None else faults.sha256
+    good = held == program.tables.faults_sha256
+    require(good, "failed devices", "must be those that the program was mapped around", held)
 
 
 def _check_tile(program: TileProgram, tile: Tile, tensors: TileTensors) -> None:

@@ -224,6 +224,9 @@ class Tables(Row):
         pattern=r"^[0-9a-f]{64}$",
         description="hash of the chip whose failed devices the program was mapped around; null where it suits any chip",
     )
+    faults_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="hash of the failed devices that the program holds"
+    )
     mapping_steps: tuple[Name, ...] = Field(default=(), description="of mapping around failures that were taken")
     robust: bool = Field(default=True, description="whether pairs were raised where only failure rates are known")
     inputs: tuple[TensorInfo, ...]

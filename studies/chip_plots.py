@@ -22,6 +22,8 @@ from xbarc.api import compile_model
 EVERYTHING: Mapping[str, object] = {
     "device.spread": {"model": "constant", "sigma": 1e-6},
     "device.programming.failure_rate": 0.002,
+    "failures.stuck_hrs.rate": 0.005,
+    "failures.retention": {"state": "stuck_hrs", "lifetime": 2e7},
     "device.drift.model": "cmo_hfox",
     "device.temperature": 60.0,
     "device.temperature_coefficient": -0.001,
@@ -114,7 +116,11 @@ def _spec(effort: Effort, fields: Mapping[str, object]) -> HardwareSpec:
 
 def _layer(spec: HardwareSpec) -> tuple[TileProgram, Float64, Float64]:
     """A program of one matrix product that fills most of an array, inputs for it, and their products."""
-    rows = spec.array.rows * 3 // 4
+    return matrix_program(spec, spec.array.rows * 3 // 4)
+
+
+def matrix_program(spec: HardwareSpec, rows: int) -> tuple[TileProgram, Float64, Float64]:
+    """A program of the product with a square matrix, for any chip; inputs for it, and their products."""
     rng = np.random.default_rng(1)
     weight = rng.standard_normal((rows, rows)).astype(np.float32)
     graph = helper.make_graph(
@@ -126,8 +132,8 @@ def _layer(spec: HardwareSpec) -> tuple[TileProgram, Float64, Float64]:
     )
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     calibration, x = (rng.standard_normal((count, rows)).astype(np.float32).clip(-2, 2) for count in (256, 64))
-    # Moved targets would make up for wires that an ablation takes away.
-    options = CompileOptions(predistort=False)
+    # Moved targets would make up for wires that an ablation takes away, raised pairs for its failed devices.
+    options = CompileOptions(predistort=False, robust=False)
     program = compile_model(model, spec, {"x": calibration}, options=options)
     return program, x.astype(np.float64), x.astype(np.float64) @ weight
 

@@ -7,12 +7,13 @@ version of matplotlib.
 import argparse
 from pathlib import Path
 
-from studies import array_plots, chip_plots, device_plots, periphery_plots
+from studies import array_plots, chip_plots, device_plots, failure_plots, periphery_plots
 from studies.plot_style import Draw, Effort, write
 
 FIGURES: dict[str, Draw] = {
     **chip_plots.FIGURES,
     **device_plots.FIGURES,
+    **failure_plots.FIGURES,
     **array_plots.FIGURES,
     **periphery_plots.FIGURES,
 }

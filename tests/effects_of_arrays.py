@@ -22,6 +22,9 @@ from spec_effects import (
     volts,
 )
 
+from compiler.compile import CompileOptions, remap_program
+from hwspec.chip import Chip
+from runtime.check import check_program
 from runtime.physics.network import CurrentVoltage
 from runtime.program import TileProgram
 
@@ -167,3 +170,19 @@ def _wire_model() -> None:
         found.append((G / (1 + a + b))[:3, :2])
     close(currents(closed, x), volts(closed, x) @ np.concatenate(found, axis=1))
     assert np.abs(currents(closed, x) - sensed(closed, x)).max() > 1e-5 * np.abs(currents(closed, x)).max()
+
+
+@effect("array.router")
+def _router() -> None:
+    """Tiles of the same inputs take their rows in orders of their own, around the devices that failed below each."""
+    failed: Fields = {"failures.stuck_lrs.rate": 0.1, "array.rows": 16, "array.cols": 16}
+    found = []
+    for program in pair("array.router", False, True, failed, matmul(16, 48, seed=5)):
+        mapped = remap_program(program, CompileOptions(), Chip.sample(program.spec, program.arrays, 2))
+        check_program(mapped)
+        orders = {tuple(one.word_lines[one.row_map].tolist()) for one in mapped.tile_tensors.values()}
+        failures = mapped.report.layers[0].failures
+        assert failures is not None
+        found.append((len(orders), failures.steps[-1].output_error))
+    assert [orders for orders, _ in found] == [1, 3]
+    assert found[1][1] < found[0][1]

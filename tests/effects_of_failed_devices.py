@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from mapped_programs import mapped_for, with_gated, with_residue
-from small_programs import matmul
 from spec_effects import (
     SMALL,
     SQUARE,
@@ -25,7 +24,6 @@ from spec_effects import (
     sampled,
 )
 
-from compiler.compile import CompileOptions, remap_program
 from hwspec.chip import Chip
 from hwspec.errors import ProgramError
 from hwspec.failures import State
@@ -171,19 +169,3 @@ def _residue() -> None:
     beyond = replace(beyond, tables=beyond.tables.model_copy(update={"spec_sha256": none.spec.sha256}))
     with pytest.raises(ProgramError, match=r"must hold at most 0 weights \(periphery.residue\)"):
         check_program(beyond)
-
-
-@effect("array.router")
-def _router() -> None:
-    """Tiles that the same inputs drive share one order of the rows, unless each can have its own."""
-    rates: Fields = {"failures.stuck_hrs.rate": 0.1, "failures.stuck_lrs.rate": 0.1}
-    orders, errors = [], []
-    for program in pair("array.router", False, True, rates, matmul(8, 32, seed=5)):
-        found = remap_program(program, CompileOptions(), Chip.sample(program.spec, program.arrays, 1))
-        lines = [tensors.word_lines[tensors.row_map].tolist() for tensors in found.tile_tensors.values()]
-        assert len(lines) > 2
-        orders.append(len({tuple(line) for line in lines}))
-        errors.append(np.linalg.norm(found.decoded_weights("layer") - found.weights["layer"]))
-    assert orders[0] == 1
-    assert orders[1] > 1
-    assert errors[1] < errors[0]

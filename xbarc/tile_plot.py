@@ -37,6 +37,7 @@ def plot_tile(view: TileView, path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise DataError(f"output {path}", f"must end in {', '.join(FORMATS)}", got=path.suffix or path.name)
     try:
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
@@ -47,7 +48,8 @@ def plot_tile(view: TileView, path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal tiles give equal figures
     try:
-        write_atomically(path, lambda stream: figure.savefig(stream, format=kind, dpi=150, metadata=dated))
+        with rc_context({"svg.hashsalt": "xbarc"}):
+            write_atomically(path, lambda stream: figure.savefig(stream, format=kind, dpi=150, metadata=dated))
     except OSError as error:
         raise DataError(f"output {path}", f"cannot be written ({error.strerror})") from None
 

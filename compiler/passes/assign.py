@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,12 @@ from compiler.assignment import Held, closed_form, compensated, joined, plain, s
 from compiler.mapping import Block, Mapping, MatrixLayer, Placement, QuantizedLayer, Targets
 from compiler.moments import Moments, moments_of
 from compiler.pairs import PairRules, site_pairs
-from compiler.pairs_numba import OFF
 from compiler.raised_pairs import CommonMode
 from compiler.step_errors import StepErrors
 from compiler.steps import ALL
 from compiler.strips import takes_bias
 from runtime.physics.wires import share_out
-from runtime.quantize import Float64, WeightCode
+from runtime.quantize import Float64, WeightCode, is_off
 from runtime.report import ColumnReport, FailureReport, StepReport
 
 _WORST = 5
@@ -72,8 +71,9 @@ def _targets(quantized: QuantizedLayer, block: Block, placement: Placement, code
 class _Piece:
     """The weights of one row block on one column block: its tiles' numbers, and what their pairs hold.
 
-    `rounded` ``(cols, rows)`` is what good pairs hold, `before` what these hold when failures are not heeded;
-    `absorbed` counts weights that failed devices do not change. `moments` are those of all rows whose covariance is
+    `rounded` ``(cols, rows)`` is what good pairs hold, `before` what these hold when failures are not heeded, and
+    `ungated` what they would if no word line were gated off; `absorbed` counts weights that failed devices do not
+    change. `moments` are those of all rows whose covariance is
     known together, and `joint` weighs the errors of those.
     """
 
@@ -83,6 +83,7 @@ class _Piece:
     rounded: Float64
     moments: Moments
     joint: Float64
+    ungated: Held
     before: Held
     held: Held
     absorbed: int = 0
@@ -118,10 +119,11 @@ def _pieces(
 ) -> Iterator[_Piece]:
     assert mapping.faults is not None
     grid, placements = mapping.grids[layer.name], mapping.placements[layer.name]
-    sites = {
-        number: site_pairs(mapping.spec, mapping.faults, number, mapping.gated)
-        for number in {placement.array for placement in placements}
-    }
+    numbers_of_sites = {placement.array for placement in placements}
+    bare = {number: site_pairs(mapping.spec, mapping.faults, number) for number in numbers_of_sites}
+    sites = bare
+    if mapping.gated:
+        sites = {number: site_pairs(mapping.spec, mapping.faults, number, mapping.gated) for number in bare}
     found: dict[tuple[int, int, int], list[int]] = {}
     for number, block in enumerate(grid.blocks):
         found.setdefault((block.group, block.rows.start, block.cols.start), []).append(number)
@@ -135,12 +137,13 @@ def _pieces(
         if key not in weightings:
             weightings[key] = moments, moments.weighting(centred=centred)
         quantized = mapping.quantized[layer.name]
-        held = plain(
-            quantized, layer.weight, blocks, [placements[number] for number in numbers], sites, rules, code
-        )  # fmt: skip
+        places = [placements[number] for number in numbers]
+        held = ungated = plain(quantized, layer.weight, blocks, places, sites, rules, code)
+        if mapping.gated:
+            ungated = plain(quantized, layer.weight, blocks, places, bare, rules, code)
         scale = quantized.scale[blocks[0].group, blocks[0].cols]
         rounded = quantized.normalized[blocks[0].group, blocks[0].rows, blocks[0].cols].T
-        yield _Piece(numbers, blocks, scale, rounded, *weightings[key], held, held)
+        yield _Piece(numbers, blocks, scale, rounded, *weightings[key], ungated, held, held)
 
 
 def _assign_layer(
@@ -159,7 +162,7 @@ def _assign_layer(
             if "pair" in steps:
                 piece.held = closed_form(piece.held, piece.weighting, rules)
             off = np.abs(piece.held.value - piece.held.target)
-            piece.absorbed = int((piece.held.failed & (off <= rounding + 1e-9)).sum())
+            piece.absorbed = int((piece.ungated.failed & (off <= rounding + 1e-9)).sum())
 
     share_out(len(pieces), fit)
     errors = mapping.step_errors.get(layer.name)
@@ -204,7 +207,8 @@ def _assign_layer(
             placement = mapping.placements[layer.name][number]
             targets[number] = target_of(mapping, piece.held, part, placement, code)
     kept = np.flatnonzero(residue)
-    report = _report(layer, pieces, rules, errors or StepErrors(), len(kept))
+    off = sum(int(is_off(mapping.spec.device, side).sum()) for one in targets.values() for side in _sides(one, rules))
+    report = _report(layer, pieces, rules, errors or StepErrors(), gated=off, residue=len(kept))
     return replace(
         mapping,
         failures={**mapping.failures, layer.name: report},
@@ -216,19 +220,18 @@ def _assign_layer(
 
 
 def _report(
-    layer: MatrixLayer, pieces: list[_Piece], rules: PairRules, errors: StepErrors, residue: int
+    layer: MatrixLayer, pieces: list[_Piece], rules: PairRules, errors: StepErrors, *, gated: int, residue: int
 ) -> FailureReport:
     """What failed devices leave of a layer."""
     single = rules.unit > 1
-    failed = pairs = failed_pairs = gated = 0
+    failed = pairs = failed_pairs = 0
     columns = np.zeros((2, layer.weight.shape[0], layer.weight.shape[2]))
     for piece in pieces:
         held, block = piece.held, piece.blocks[0]
-        stuck = np.stack((~np.isnan(held.plus), ~np.isnan(held.minus)))
+        stuck = np.stack((~np.isnan(piece.ungated.plus), ~np.isnan(piece.ungated.minus)))
         alone = stuck.all(0) if single else stuck.any(0)
         failed += int(alone.sum() if single else stuck.sum())
         pairs, failed_pairs = pairs + alone.size, failed_pairs + int(alone.sum())
-        gated += int((held.devices == OFF).sum())
         nothing, weighting = replace(held, value=np.zeros_like(held.value)), piece.weighting
         for at, one in enumerate((held, nothing)):
             columns[at, block.group, block.cols] += one.error(weighting)
@@ -249,6 +252,11 @@ def _report(
         ),
         worst_columns=tuple(ColumnReport(column=int(at), output_error=float(relative[at])) for at in worst),
     )
+
+
+def _sides(targets: Targets, rules: PairRules) -> tuple[npt.NDArray[Any], ...]:
+    """Targets of all devices; those of single ones have no minus side."""
+    return (targets.plus,) if rules.unit > 1 else (targets.plus, targets.minus)
 
 
 def _held(piece: _Piece) -> Held:

@@ -46,6 +46,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         fuse_batchnorm=mapping.fuse_batchnorm,
         predistorted=mapping.predistorted,
         mapped_for=None if faults is None else mapping.mapped_for or faults.sha256,
+        faults_sha256=None if faults is None else faults.sha256,
         mapping_steps=mapping.steps,
         robust=mapping.robust,
         inputs=graph.inputs,

@@ -46,7 +46,7 @@ def test_a_map_without_failed_devices_changes_no_target(
     model: SmallModel, spec: HardwareSpec, replicas: int, steps: frozenset[str]
 ) -> None:
     """What failures are mapped around with gives, where there are none, what is given when nobody asks."""
-    options = CompileOptions(replicas=replicas, robust=False)
+    options = CompileOptions(replicas=replicas, robust=False, predistort=False)
     wanted, program = compile_for(model, spec, None, options)
     chip = Chip.ideal(spec, program.arrays + 2)
     mapping = replace(
@@ -128,13 +128,13 @@ def test_predicted_errors_are_those_of_the_program(
     """Of weights and of outputs, from what its devices conduct; and the report counts its failed devices."""
     whole = compile_for(model, spec, None, CompileOptions(replicas=replicas, robust=False))[1]
     mapping, program = compile_for(
-        model, spec, chip_for(whole, seed, 1), CompileOptions(replicas=replicas, steps=steps)
+        model, spec, chip_for(whole, seed, 1), CompileOptions(replicas=replicas, steps=steps, predistort=False)
     )
     if program.faults is None:
         return
     told = mapping.step_errors["layer"]
     step, (weights, outputs) = list(told.sums.items())[-1]
-    if step == "identity" and mapping.gated:  # lines are gated off after orders are chosen
+    if mapping.gated and step not in ("bias", "compensation", "residue"):  # gated off after orders are chosen
         return
     layer = mapping.layers[0]
     centred = "bias" in steps and takes_bias(layer)
@@ -157,7 +157,7 @@ def test_predicted_errors_are_those_of_the_program(
 @pytest.mark.parametrize("op", ["Gemm", "Conv"])
 @pytest.mark.parametrize("residue", [0.0, 0.02])
 def test_the_digital_bias_takes_the_mean_error_up(op: str, residue: float) -> None:
-    """Over the calibration data the mean of each output is the model's, however many devices failed."""
+    """Over the calibration data the mean of each output is the model's, however much its devices are off."""
     generator = np.random.default_rng(0)
     ideal = {"periphery.dac_bits": None, "periphery.adc_bits": None, "device.levels": None}
     size = {"array.rows": 32, "array.cols": 32, "periphery.residue": residue}
@@ -172,7 +172,7 @@ def test_the_digital_bias_takes_the_mean_error_up(op: str, residue: float) -> No
     chip = chip_for(program, 9, 1)
     mapped, without = (
         xbarc.compile(model.proto, spec=spec, calibration=x, chip=chip, options=CompileOptions(steps=steps))
-        for steps in (ALL, ALL - {"bias", "compensation"})
+        for steps in (frozenset({"pair", "bias", "residue"}), frozenset({"pair", "residue"}))
     )
     over = (0,) if op == "Gemm" else (0, 2, 3)
     wanted = Reference(program_chip(program))(x)[0].astype(np.float64)
@@ -205,9 +205,9 @@ def test_digital_memory_holds_what_costs_most() -> None:
 
 
 def test_digital_memory_makes_weights_exact() -> None:
-    """A budget for every weight leaves no error of failed devices at all."""
+    """A budget for all weights with failed devices leaves no error of them at all."""
     model = matmul(16, 16)
-    spec = small_spec({**FAULTY, "array.rows": 16, "array.cols": 16, "periphery.residue": 1.0})
+    spec = small_spec({**FAULTY, "array.rows": 16, "array.cols": 16, "periphery.residue": 0.5})
     chip = chip_for(compile_small(model, spec), 3)
     _, program = compile_for(model, spec, chip)
     index, _ = program.residue("layer")

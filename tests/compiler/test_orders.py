@@ -169,7 +169,7 @@ def cost(case: Case, orders: tuple[Order, ...]) -> float:
                 continue
             wanted = float(sign * task.weights[row, column])
             held, _, _ = nearest(wanted, plus, minus, gate, np.zeros(0), case.rules.open_share, 1.0)
-            total += task.importance[row] * task.column_importance[column] * (held - wanted) ** 2
+            total += float(task.importance[row] * task.column_importance[column]) * (held - wanted) ** 2
     return total
 
 

@@ -67,7 +67,7 @@ def test_no_column_block_is_worse_off_than_in_order(
 ) -> None:
     """Cost ``e' H e`` of the weights that devices hold, found from the programs alone."""
     chip = chip_for(compile_small_as_is(model, spec), seed, spare, replicas)
-    options = CompileOptions(replicas=replicas)
+    options = CompileOptions(replicas=replicas, predistort=False)
     mapping, best = compile_for(model, spec, chip, options)
     _, in_order = compile_for(model, spec, chip, replace(options, steps=NONE))
     check_program(best)
@@ -82,7 +82,7 @@ def test_no_column_block_is_worse_off_than_in_order(
 def test_any_steps_can_be_left_out(model: SmallModel, spec: HardwareSpec, seed: int, steps: set[str]) -> None:
     """The rest still maps soundly, does what its steps may do and no more, and is no worse than in order."""
     chip = chip_for(compile_small_as_is(model, spec), seed, 1)
-    mapping, program = compile_for(model, spec, chip, CompileOptions(steps=frozenset(steps)))
+    mapping, program = compile_for(model, spec, chip, CompileOptions(steps=frozenset(steps), predistort=False))
     check_program(program)
     if program.faults is None:
         return
@@ -108,7 +108,7 @@ def test_any_steps_can_be_left_out(model: SmallModel, spec: HardwareSpec, seed: 
         assert "layer/bias_shift" not in program.tensors
     if "residue" not in steps:
         assert "layer/residue" not in program.tensors
-    unmoved, in_order = compile_for(model, spec, chip, CompileOptions(steps=NONE))
+    unmoved, in_order = compile_for(model, spec, chip, CompileOptions(steps=NONE, predistort=False))
     if mapping.gated or unmoved.gated:  # lines are gated off for all that lies on them, whatever the steps
         return
     centred = "bias" in steps and takes_bias(mapping.layers[0])

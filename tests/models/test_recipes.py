@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -10,10 +12,12 @@ import onnxruntime
 import pytest
 import torch
 
+from models.augment import Augmentation, augment
+from models.checkpoint import save_checkpoint
 from models.export import export_onnx
-from models.networks import digits_cnn
+from models.networks import digits_cnn, resnet20
 from models.recipes import HERE, RECIPES, Recipe, accuracy, image_input
-from models.training import TrainingOptions, augment, train
+from models.training import TrainingOptions, train
 from xbarc.data.load import load_data
 
 STILL = TrainingOptions(
@@ -23,11 +27,10 @@ STILL = TrainingOptions(
     weight_decay=0.0,
     patience=3,
     validation=40,
-    shift=0.0,
-    rotate=0.0,
-    zoom=0.0,
     average=0.5,
 )
+LARGEST = 5 * 2**20
+"""Bytes of a model file, at most: they lie in the repository."""
 
 
 @pytest.fixture(params=RECIPES, ids=lambda recipe: recipe.name)
@@ -41,7 +44,7 @@ def test_result_describes_the_file(recipe: Recipe) -> None:
     content = (HERE / recipe.name / "model.onnx").read_bytes()
     result = json.loads((HERE / recipe.name / "result.json").read_text(encoding="utf-8"))
     assert result["sha256"] == hashlib.sha256(content).hexdigest()
-    assert result["bytes"] == len(content) < 2**20
+    assert result["bytes"] == len(content) < LARGEST
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     assert f"{100 * result['test_accuracy']:.2f} %" in readme
     assert result["command"] in readme
@@ -56,12 +59,17 @@ def test_model_is_plain(recipe: Recipe) -> None:
         "MaxPool",
         "Reshape",
         "Gemm",
+        "Add",
+        "ReduceMean",
+        "GlobalAveragePool",
+        "AveragePool",
+        "Flatten",
     }
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert not model.metadata_props
     first = model.graph.input[0].type.tensor_type.shape.dim
-    assert [dim.dim_param or dim.dim_value for dim in first] == ["batch", 1, recipe.size, recipe.size]
+    assert [dim.dim_param or dim.dim_value for dim in first] == ["batch", recipe.channels, recipe.size, recipe.size]
 
 
 def test_digits_cnn_has_batch_normalisation_and_layers_past_128() -> None:
@@ -96,20 +104,76 @@ def test_exported_file_computes_what_the_network_does(tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_training_learns_and_repeats_with_its_seed() -> None:
+def toy_images() -> tuple[np.ndarray, np.ndarray]:
+    """Ten classes of noisy copies of one image each, and their labels."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 40)
-    images = (rng.random((10, 1, 8, 8))[labels] + 0.1 * rng.random((400, 1, 8, 8))).astype(np.float32)
+    return (rng.random((10, 1, 8, 8))[labels] + 0.1 * rng.random((400, 1, 8, 8))).astype(np.float32), labels
+
+
+def weights_of(network: torch.nn.Module) -> torch.Tensor:
+    """All weights end to end."""
+    return torch.cat([weight.detach().flatten() for weight in network.parameters()])
+
+
+def test_training_learns_and_repeats_with_its_seed() -> None:
+    images, labels = toy_images()
     weights = []
     for _ in range(2):
         torch.manual_seed(1)
         trained = train(digits_cnn(), images, labels, STILL, seed=1)
         assert trained.validation_accuracy > 0.9
-        weights.append(torch.cat([weight.detach().flatten() for weight in trained.network.parameters()]))
+        weights.append(weights_of(trained.network))
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_killed_run_goes_on_to_the_same_weights(optimizer: Literal["adamw", "sgd"], tmp_path: Path) -> None:
+    images, labels = toy_images()
+    options = replace(STILL, optimizer=optimizer, augmentation=Augmentation(crop=1, flip=True))
+
+    def run(checkpoint: Path | None) -> torch.Tensor:
+        torch.manual_seed(1)
+        return weights_of(train(digits_cnn(), images, labels, options, 1, checkpoint).network)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(path: Path, *rest: Any) -> None:
+        save_checkpoint(path, *rest)
+        if rest[-1]["epoch"] == 1:
+            raise KilledError
+
+    whole = run(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.training.save_checkpoint", kill)
+        with pytest.raises(KilledError):
+            run(tmp_path / "run.safetensors")
+    assert torch.equal(run(tmp_path / "run.safetensors"), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_crops_and_flips_move_whole_pixels() -> None:
+    images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).reshape(2, 3, 6, 6) + 1
+    found = augment(images, Augmentation(crop=2), torch.Generator().manual_seed(3))
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    windows = padded.unfold(2, 6, 1).unfold(3, 6, 1)
+    for number in range(2):
+        assert (windows[number] == found[number][:, None, None]).all(dim=(0, 3, 4)).any()
+    mirrored = augment(images.repeat(20, 1, 1, 1), Augmentation(flip=True), torch.Generator().manual_seed(3))
+    same = (mirrored == images.repeat(20, 1, 1, 1)).all(dim=(1, 2, 3))
+    turned = (mirrored == images.flip(3).repeat(20, 1, 1, 1)).all(dim=(1, 2, 3))
+    assert (same ^ turned).all()
+    assert 5 < same.sum() < 35
+
+
+def test_resnet20_has_its_published_size() -> None:
+    """0.27 million parameters (He et al., table 6), and the two 1×1 shortcuts."""
+    count = sum(weight.numel() for name, weight in resnet20().named_parameters() if "shortcut" not in name)
+    assert count == 269_722
 
 
 def test_augmentation_without_change_gives_the_images() -> None:
     images = torch.rand(5, 1, 8, 8)
-    still = augment(images, STILL, torch.Generator().manual_seed(0))
+    still = augment(images, Augmentation(shift=1e-9), torch.Generator().manual_seed(0))
     torch.testing.assert_close(still, images, rtol=0, atol=1e-5)

@@ -239,7 +239,7 @@ RULES: list[tuple[str, str, Change]] = [
     ("batches", "layer/mean must hold 20", tensor("layer/mean", lambda a: a[1:], "calibration")),
     ("batches", "layer/vectors must be vectors of 20", tensor("layer/vectors", lambda a: a[:, 1:], "calibration")),
     ("batches", "layer/vectors must be finite", tensor("layer/vectors", put((0, 0), np.inf), "calibration")),
-    ("batches", "layer/covariance must hold", tensor("layer/covariance", lambda a: a[:3], "calibration")),
+    ("batches", "layer/covariance must hold", tensor("layer/covariance", lambda a: a[1:], "calibration")),
     ("batches", "report must tell", lambda p: replace(p, report=p.report.model_copy(update={"layers": ()}))),
     # tiles
     ("batches", "tile 't3' must belong to a layer", row("tiles", 3, layer="nothing")),

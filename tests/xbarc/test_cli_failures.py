@@ -1,4 +1,4 @@
-"""Failed devices on the command line: programs are mapped for a chip, run on it, compared with it whole, and shown."""
+"""Failed devices on the command line: programs are mapped for a chip, run on it, and are compared with it whole."""
 
 import contextlib
 import io
@@ -13,12 +13,12 @@ import pytest
 from compiler.steps import STEPS
 from hwspec.chip import Chip
 from hwspec.failures import State
+from hwspec.spec import HardwareSpec
 from runtime.archive import load_program
 from xbarc.cli import main
-from xbarc.cli.tile import ranges
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
-FAULTY = "rram-128-faulty"
+FAULTY = "rram-128-faulty-lrs"
 CALIBRATED = ("--calib", "digits", "--split", "train", "--limit", 64)
 SEED = 3
 ARRAYS = 14
@@ -137,7 +137,7 @@ def test_replicas_take_tiles_and_stay(folder: Path) -> None:
 
 
 def test_pairs_are_raised_unless_told(tmp_path: Path) -> None:
-    shorted = ("--spec", "rram-128-faulty-lrs", *CALIBRATED)
+    shorted = ("--spec", FAULTY, *CALIBRATED)
     run("compile", DIGITS, "-o", tmp_path / "raised.xbar", *shorted)
     run("compile", DIGITS, "-o", tmp_path / "plain.xbar", *shorted, "--no-robust")
     run("map", tmp_path / "raised.xbar", "-o", tmp_path / "mapped.xbar", "--no-robust")
@@ -145,7 +145,7 @@ def test_pairs_are_raised_unless_told(tmp_path: Path) -> None:
     assert (raised.tables.robust, plain.tables.robust, mapped.tables.robust) == (True, False, False)
     layer = next(iter(plain.layers))
     lower = [np.minimum(one.tensors[f"{layer}/plus"], one.tensors[f"{layer}/minus"]) for one in (raised, plain, mapped)]
-    assert lower[0].min() > 0
+    assert lower[0].mean() > 3
     assert not lower[1].any()
     assert not lower[2].any()
     for name, words in (("raised", "pairs raised"), ("plain", "not raised (--no-robust)")):
@@ -206,10 +206,8 @@ def test_the_summary_tells_what_each_step_left(folder: Path) -> None:
     out, _ = run("inspect", folder / "mapped.xbar")
     report = load_program(folder / "mapped.xbar").report
     head = next(line for line in out.splitlines() if line.startswith("failed devices  of devices"))
-    assert head.replace("  ", "|").count("|") >= len(STEPS)
-    positions = [head.index(step) for step in ("identity", *(name for name in STEPS if name != "residue"))]
-    assert positions == sorted(positions)
-    assert "residue" not in head
+    steps = [name for name in STEPS if name != "residue"]
+    assert head.split()[7:] == ["identity", *steps, "worst", "column"]
     for layer in report.layers:
         assert layer.failures is not None
         line = next(line for line in out.splitlines() if line.startswith(layer.name) and "(" in line)
@@ -251,7 +249,8 @@ def test_gated_devices_and_the_residue_are_counted(tmp_path: Path) -> None:
 
 
 def test_run_on_the_chip_and_on_another(folder: Path, tmp_path: Path) -> None:
-    data = ("--data", "digits", "--limit", 20)
+    np.savez(tmp_path / "x.npz", image=np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32))
+    data = ("--data", tmp_path / "x.npz")
 
     def scores(*options: object) -> tuple[np.ndarray[Any, Any], str]:
         _, err = run("run", folder / "mapped.xbar", *data, "-o", tmp_path / "y.npz", *options)
@@ -304,7 +303,7 @@ def test_eval_on_one_chip_with_the_drop(folder: Path) -> None:
 
 
 def test_eval_maps_for_each_chip(folder: Path) -> None:
-    data = ("--data", "digits", "--limit", 60, "--chips", 2)
+    data = ("--data", "digits", "--limit", 40)
     none = told("eval", folder / "any.xbar", *data)
     assert (none["remapped"], none["drop"], none["good_chips"], none["drop_ci95"]) == (False, None, None, None)
     all_steps = told("eval", folder / "any.xbar", *data, "--remap")
@@ -316,7 +315,7 @@ def test_eval_maps_for_each_chip(folder: Path) -> None:
     twice = told("eval", folder / "any.xbar", *data, "--remap", "--steps", "none", "--replicas", 2)
     once = told("eval", folder / "any.xbar", *data, "--remap", "--steps", "none")
     assert twice["mean"] > once["mean"]
-    out, err = run("eval", folder / "any.xbar", *data, "--remap")
+    out, err = run("eval", folder / "any.xbar", *data, "--remap", "--chips", 2)
     assert err == ""
     assert "mapped for each" in out
     assert "worst" in out
@@ -328,61 +327,25 @@ def test_eval_maps_for_each_chip(folder: Path) -> None:
         assert "must have chips" in refused("eval", folder / "any.xbar", *ideal, flag)
 
 
-# -- tiles ------------------------------------------------------------------------------------------------------------
+# -- the guide --------------------------------------------------------------------------------------------------------
 
 
-def test_inspect_a_tile(folder: Path) -> None:
-    program = load_program(folder / "mapped.xbar")
-    chip = Chip.load(folder / "chip.npz")
-    found = told("inspect", folder / "mapped.xbar", "--tile", "t3")
-    assert found["tile"]["name"] == "t3"
-    places = program.places("t3")
-    assert list(found["sides"]) == ["plus", "minus"]
-    for side, (array, rows, cols) in places.items():
-        one = found["sides"][side]
-        assert (one["array"], one["word_lines"], one["bit_lines"]) == (array, rows.tolist(), cols.tolist())
-        states = chip.fault_map.states[array][np.ix_(rows, cols)]
-        assert one["failed"]["stuck_hrs"] == int((states == State.STUCK_HRS).sum())
-    assert found["signs"] == program.tile_tensors["t3"].col_sign.tolist()
-    assert 0 < found["residual"]["rms"] < found["residual"]["largest"] <= 2
-    out, _ = run("inspect", folder / "mapped.xbar", "--tile", "t3")
-    assert f"array {program.tiles['t3'].array}, word lines" in out
-    assert f"{found['failed_pairs']} of {program.tiles['t3'].rows * program.tiles['t3'].cols} pairs" in out
-    assert "opposite sign" in out
-    assert "t0 to t8" in refused("inspect", folder / "mapped.xbar", "--tile", "nosuch")
-    assert "--tile" in refused("inspect", folder / "mapped.xbar", "--picture", "t.png")
-
-
-def test_residual_of_good_tiles_is_that_of_levels(folder: Path) -> None:
-    good, mapped = (told("inspect", folder / f"{name}.xbar", "--tile", "t3")["residual"] for name in ("any", "mapped"))
-    assert good["largest"] <= 1 / 30 + 1e-6
-    assert good["rms"] < mapped["rms"]
-    whole = told("inspect", folder / "any.xbar", "--tile", "t3")
-    assert not any(whole["sides"]["plus"]["failed"].values())
-    assert whole["columns"] == sorted(whole["columns"])
-
-
-def test_pictures_of_a_tile(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    tile = ("inspect", folder / "mapped.xbar", "--tile", "t3", "--picture")
-    for name, start in (("t.png", b"\x89PNG"), ("t.svg", b"<?xml"), ("t.pdf", b"%PDF")):
-        run(*tile, tmp_path / name)
-        assert (tmp_path / name).read_bytes().startswith(start)
-    before = (tmp_path / "t.svg").read_bytes()
-    assert told(*tile, tmp_path / "t.svg")["picture"] == str(tmp_path / "t.svg")
-    assert (tmp_path / "t.svg").read_bytes() == before
-    assert ".png" in refused(*tile, tmp_path / "t.gif")
-    assert "another file" in refused(*tile, folder / "mapped.xbar")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.pdf", "t.png", "t.svg"]
-
-
-def test_a_picture_needs_matplotlib(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    line = refused("inspect", folder / "mapped.xbar", "--tile", "t3", "--picture", tmp_path / "t.png")
-    assert "pip install xbarc[plots]" in line
-
-
-def test_lines_are_told_as_ranges() -> None:
-    assert ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
-    assert ranges([4]) == "4"
-    assert ranges([]) == ""
+def test_the_guide_names_what_there_is() -> None:
+    """Every field and step is told of, and every command has options that its verb takes."""
+    guide = (DIGITS.parents[2] / "docs" / "failures.md").read_text(encoding="utf-8")
+    for field, _ in HardwareSpec.preset("ideal").fields():
+        section, _, rest = field.partition(".")
+        if section == "failures":
+            state, _, name = rest.partition(".")
+            told_of = f"| `{name}` |" if state.upper() in State.__members__ else f"`{field}`"
+            assert told_of in guide, field
+    for step, what in STEPS.items():
+        assert f"| `{step}` |" in guide, what
+    for one in State:
+        assert one is State.OK or f"| `{one.name.lower()}` |" in guide
+    commands = [line.partition("#")[0].split() for line in guide.splitlines() if line.startswith("xbarc ")]
+    assert len(commands) > 12
+    for words in commands:
+        verb = words[1:3] if words[1] == "chip" else words[1:2]
+        for option in (word for word in words if word.startswith("--")):
+            assert option in run(*verb, "--help")[0], words

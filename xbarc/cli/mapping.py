@@ -130,9 +130,9 @@ def note_other_chip(program: "TileProgram", chip: "Chip | None", chips: int, see
         return
     if chip is None and chips == 1:
         chip = Chip.sample(program.spec, program.arrays, seed)
-    if chip is not None and chip.arrays >= program.arrays:
-        if chip.as_tested(program.spec).fault_map.first(program.faults.shape[0]) == program.faults:
-            return
+    known = None if chip is None else chip.as_tested(program.spec).fault_map.first(program.faults.shape[0])
+    if known == program.faults:
+        return
     others = "other chips" if chip is None else "another one"
     note(
         f"the program was mapped around the failed devices of chip {(program.tables.mapped_for or '')[:12]}, and runs "
