@@ -1,6 +1,7 @@
 """From a model to a tile program: the passes of a compilation, and the remapping of a program."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
@@ -88,12 +89,20 @@ def front_end(options: CompileOptions) -> list[Pass]:
     return [clean, Lower()]
 
 
-def back_end(options: CompileOptions, tiles_done: Callable[[int, int], None] | None = None) -> list[Pass]:
+Told = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is, and how much there is."""
+
+
+def back_end(options: CompileOptions, tell: Told | None = None) -> list[Pass]:
     """The passes that a remapping runs again."""
+    placing, making_up, undoing = (
+        None if tell is None else functools.partial(tell, what)
+        for what in ("mapping around failures", "making up for failures", "pre-distorting tiles")
+    )
     return [
-        Place(options.share_arrays, options.steps),
-        Assign(options.steps, options.robust),
-        Predistort(options.predistort, tiles_done),
+        Place(options.share_arrays, options.steps, placing),
+        Assign(options.steps, options.robust, making_up),
+        Predistort(options.predistort, undoing),
         Ranges(),
     ]
 
@@ -139,7 +148,7 @@ def run_compile(
     chip: Chip | None = None,
     *,
     progress: Callable[[int], None] | None = None,
-    tiles_done: Callable[[int, int], None] | None = None,
+    tell: Told | None = None,
     stop_after: str | None = None,
     after_each: Callable[[str, Mapping], None] | None = None,
 ) -> Outcome:
@@ -149,7 +158,7 @@ def run_compile(
         Partition(options.replicas),
         Calibrate(batches, progress),
         Quantize(),
-        *back_end(options, tiles_done),
+        *back_end(options, tell),
     ]
     return run_passes(
         start_mapping(source, spec, options, chip), passes, stop_after=stop_after, after_each=_checked(after_each)
@@ -179,11 +188,11 @@ def remap_program(
     program: TileProgram,
     options: CompileOptions,
     chip: Chip | None = None,
-    tiles_done: Callable[[int, int], None] | None = None,
+    tell: Told | None = None,
 ) -> TileProgram:
     """Place, assign and set ranges again, for a chip or for any; everything before is read from the program."""
     mapping = for_chip(mapping_of(program, options.replicas), chip, options)
-    outcome = run_passes(mapping, back_end(options, tiles_done))
+    outcome = run_passes(mapping, back_end(options, tell))
     seconds = {**program.report.seconds, **outcome.seconds}
     remapped = emit(outcome.mapping, build_report(outcome.mapping, seconds), keep_source=False)
     return dataclasses.replace(remapped, source=program.source)

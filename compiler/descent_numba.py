@@ -140,9 +140,8 @@ def _pairs(
             alone[0, i], alone[1, i] = kept_up, kept_down
             if other < 0 or own + cost >= -least:
                 continue
-            other_step = moves[other_way, other]
-            for at, by in ((i, step), (other, other_step)):
-                wanted = value[at] + by
+            for at, one in ((i, way), (other, other_way)):
+                wanted = value[at] + (gap if one == 0 else -gap)  # as its step was found: what is nearest may be far
                 found = nearest_parts(
                     wanted, plus[at], minus[at], gate[at], weights, steps, levels, open_share, unit, trial
                 )

@@ -31,6 +31,14 @@ def _check_faults(program: TileProgram) -> None:
         good = arrays >= program.arrays and (rows, cols) == (array.rows, array.cols)
         size = f"{program.arrays} arrays of {array.rows}x{array.cols}"
         require(good, "failed devices", f"must cover {size}", f"{arrays} of {rows}x{cols}")
+    tables = program.tables
+    raised = tables.robust and (given or not program.spec.failures.at_start)
+    require(
+        not raised, "program", "must not raise pairs where failures are known, or where there are none", tables.robust
+    )
+    require(
+        given or not tables.mapping_steps, "program", "must be mapped for a chip to have steps", tables.mapping_steps
+    )
     held = None if faults is None else faults.sha256
     good = held == program.tables.faults_sha256
     require(good, "failed devices", "must be those that the program was mapped around", held)

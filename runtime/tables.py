@@ -228,7 +228,7 @@ class Tables(Row):
         default=None, pattern=r"^[0-9a-f]{64}$", description="hash of the failed devices that the program holds"
     )
     mapping_steps: tuple[Name, ...] = Field(default=(), description="of mapping around failures that were taken")
-    robust: bool = Field(default=True, description="whether pairs were raised where only failure rates are known")
+    robust: bool = Field(default=False, description="whether pairs were raised where only failure rates are known")
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     buffers: tuple[Buffer, ...]

@@ -48,7 +48,7 @@ _START_SECONDS = 120.0
 _ENVIRONMENT = {"XBARC_RUN_SECONDS": "5", "XBARC_MEMORY_GIB": "3", "OMP_NUM_THREADS": "1"}
 _LARGEST = 1e6
 _SENTINEL = b"here before"
-_RECORDS = {"model_name", "seed", "calibration", "input_shapes", "digital_nodes", "fuse_batchnorm"}
+_RECORDS = {"model_name", "seed", "calibration", "input_shapes", "digital_nodes", "fuse_batchnorm", "mapping_steps"}
 """Entries of a program's tables that record how it was made, and do not say what runs."""
 
 Array = npt.NDArray[Any]
@@ -330,8 +330,7 @@ def _executed(tables: "Tables") -> dict[str, Any]:
     dumped = tables.model_dump(mode="json", exclude=_RECORDS)
     dumped["spec"].pop("sources")
     for tile in dumped["tiles"]:
-        for place in ("array", "row", "col"):
-            tile.pop(place)
+        tile.pop("array")
     for step in dumped["instructions"]:
         step.pop("windows", None)
     return dumped

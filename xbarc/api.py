@@ -117,7 +117,7 @@ def remap(
     steps: Iterable[str] | None = None,
     robust: bool = True,
     replicas: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> TileProgram:
     """Place, assign and set ranges again, for this chip.
 
@@ -139,7 +139,7 @@ def remap(
     replicas
         Tiles that hold each block of a matrix; their results are averaged.
     progress
-        Called with the number of tiles whose targets undo the wires, and of all.
+        Called with what is being done, how much of it is, and how much there is.
 
     Raises
     ------

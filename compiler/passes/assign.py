@@ -1,6 +1,6 @@
 """The conductance of every device."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -37,17 +37,20 @@ class Assign:
         Of mapping around failures (`compiler.steps.STEPS`).
     robust
         Whether pairs are raised where failures are not known.
+    progress
+        Called with the number of layers whose failures are made up for, and of all.
     """
 
     steps: Collection[str] = ALL
     robust: bool = True
+    progress: Callable[[int, int], None] | None = None
     name: ClassVar[str] = "assign"
     requires: ClassVar[tuple[str, ...]] = ("quantize", "place")
 
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `targets`; with failures known also `bias_shifts` and `residues`, and complete `step_errors`."""
         if mapping.faults is not None:
-            return _around_failures(mapping, self.steps)
+            return _around_failures(mapping, self.steps, self.progress)
         code = WeightCode.of(mapping.spec)
         raised = CommonMode.of(mapping.spec) if self.robust and mapping.robust else None
         targets = {}
@@ -105,12 +108,14 @@ class _Piece:
         return self.blocks[0].group, self.moments.rows.start, self.blocks[0].cols.start
 
 
-def _around_failures(mapping: Mapping, steps: Collection[str]) -> Mapping:
+def _around_failures(mapping: Mapping, steps: Collection[str], progress: Callable[[int, int], None] | None) -> Mapping:
     rules, code = PairRules.of(mapping.spec, mapping.replicas), WeightCode.of(mapping.spec)
     found = mapping
-    for layer in mapping.layers:
+    for number, layer in enumerate(mapping.layers, 1):
         pieces = list(_pieces(mapping, layer, rules, code, centred="bias" in steps and takes_bias(layer)))
         found = _assign_layer(found, layer, pieces, rules, code, steps)
+        if progress:
+            progress(number, len(mapping.layers))
     return found
 
 

@@ -1,7 +1,8 @@
 """Which physical array holds which tile, and which of its lines hold which rows and columns."""
 
 import functools
-from collections.abc import Collection
+import itertools
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -21,6 +22,8 @@ from compiler.strips import Strip, layer_strips, order_strip, placement_of, star
 from hwspec.errors import DoesNotFit, FitReport
 from runtime.physics.wires import share_out
 
+Progress = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -38,10 +41,13 @@ class Place:
         Whether tiles may share an array; otherwise each has one of its own.
     steps
         Of mapping around failures (`compiler.steps.STEPS`).
+    progress
+        Called with the number of row blocks whose lines are chosen, and of all.
     """
 
     share: bool = True
     steps: Collection[str] = ALL
+    progress: Progress | None = None
     name: ClassVar[str] = "place"
     requires: ClassVar[tuple[str, ...]] = ("quantize",)
 
@@ -64,7 +70,7 @@ class Place:
         if len(mapping.faults.states) < needed:
             bound = len(mapping.faults.states)
             raise DoesNotFit(FitReport(demand=needed, bound=bound, gap=needed - bound))
-        return _around_failures(mapping, territories, arrays, signs, self.steps)
+        return _around_failures(mapping, territories, arrays, signs, self.steps, self.progress)
 
 
 def _arrays_in_order(mapping: Mapping, territories: dict[str, tuple[Territory, ...]]) -> dict[str, list[int]]:
@@ -113,6 +119,7 @@ def _around_failures(
     arrays: dict[str, list[int]],
     signs: dict[str, npt.NDArray[np.int8]],
     steps: Collection[str],
+    progress: Progress | None = None,
 ) -> Mapping:
     """Placements for the chip whose failures are known."""
     assert mapping.faults is not None
@@ -133,7 +140,7 @@ def _around_failures(
     turn, router = can_turn(mapping), spec.array.router
     first: list[dict[str, Errors]] = [{}] * len(strips)
     later = list(first)
-    chosen = list(strips)
+    chosen, done = list(strips), itertools.count(1)
 
     def start(part: slice) -> None:
         for at in range(part.start, part.stop):
@@ -142,6 +149,8 @@ def _around_failures(
     def order(part: slice) -> None:
         for at in range(part.start, part.stop):
             chosen[at], later[at] = order_strip(chosen[at], pairs, rules, steps, turn=turn, router=router)
+            if progress:
+                progress(next(done), len(strips))
 
     share_out(len(strips), start)
     if "arrays" in steps:
@@ -155,7 +164,7 @@ def _around_failures(
         told, worse = _judge(mapping, [strips[one] for one in at], found, centred="bias" in steps)
         errors[layer] += told
         if worse and "arrays" in steps:  # what it left is another tile's now: all stay where they are
-            return _around_failures(mapping, territories, arrays, signs, set(steps) - {"arrays"})
+            return _around_failures(mapping, territories, arrays, signs, set(steps) - {"arrays"}, progress)
         if worse:
             for one in at:
                 chosen[one] = strips[one]

@@ -345,6 +345,21 @@ def test_whole_word_lines_are_gated_off_where_gates_belong_to_lines(pairing: str
     assert xbarc.verify(program, model=model.proto.SerializeToString()).passed
 
 
+def test_a_line_with_a_device_whose_gate_failed_stays() -> None:
+    """The line of shorts is gated off without such a device, and on columns of it that no tile uses it does not count."""
+    fields = {"failures.stuck_lrs.rate": 0.01, "failures.stuck_lrs.isolatable": False}
+    spec = small_spec({**SHORTED, **fields, "failures.isolation": "line"})
+    for col, gated in ((1, set()), (6, {(0, 3)})):
+        states = np.zeros((2, 8, 8), np.uint8)
+        states[0, 3] = State.OVERFORMED
+        states[0, 3, col] = State.STUCK_LRS
+        chip = Chip(8, 8, 2, faults=FaultMap(states, np.full(8, 3e-3)))
+        options = CompileOptions(steps=ALL - {"spares", "rows", "arrays"})
+        mapping, program = compile_for(matmul(8, 4), spec, chip, options)
+        assert mapping.gated == gated
+        check_program(program)
+
+
 def test_lines_that_gain_nothing_are_not_gated_off() -> None:
     spec = small_spec({"failures.isolation": "line", "failures.stuck_hrs.rate": 0.2})
     model = matmul(8, 8)

@@ -111,7 +111,7 @@ def compile_(
             batches,
             found,
             progress=lambda done: advance("calibrating", done, None),
-            tiles_done=lambda done, total: advance("pre-distorting tiles", done, total),
+            tell=advance,
             stop_after=stop_after,
             after_each=after_each,
         )

@@ -62,7 +62,7 @@ def map_(
             steps=chosen,
             robust=robust,
             replicas=count,
-            progress=lambda done, total: advance("pre-distorting tiles", done, total),
+            progress=advance,
         )
     remapped.save(path)
     if json:
