@@ -45,6 +45,7 @@ def faulty_specs(draw: st.DrawFn, *, isolations: tuple[str, ...] = ("none", "lin
         "failures.unformed.rate": draw(share),
         "failures.overformed.rate": draw(share),
         "failures.overformed.conductance": draw(st.sampled_from([None, 300e-6])),
+        "failures.overformed.isolatable": draw(st.booleans()),
         "failures.stuck_hrs.rate": draw(share),
         "failures.stuck_lrs.rate": draw(share),
         "failures.lines.bit_failed": draw(st.sampled_from([0.0, 0.1])),

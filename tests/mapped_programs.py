@@ -58,7 +58,7 @@ def with_body(program: TileProgram, edit: Callable[[Loop], list[Step]]) -> TileP
 def mapped_for(program: TileProgram, chip: Chip) -> TileProgram:
     """The program, as if it had been mapped around the failed devices of a chip."""
     faults = chip.fault_map
-    return replace(changed(program, mapped_for=chip.sha256, faults_sha256=faults.sha256), faults=faults)
+    return replace(changed(program, mapped_for=chip.sha256, faults_sha256=faults.sha256, robust=False), faults=faults)
 
 
 def fault_map(program: TileProgram, failed: Mapping[tuple[int, int, int], tuple[State, float]]) -> FaultMap:

@@ -346,10 +346,10 @@ def test_whole_word_lines_are_gated_off_where_gates_belong_to_lines(pairing: str
 
 
 def test_a_line_with_a_device_whose_gate_failed_stays() -> None:
-    """The line of shorts is gated off without such a device, and on columns of it that no tile uses it does not count."""
+    """A line of shorts is gated off unless there is such a device on columns of it that a tile uses."""
     fields = {"failures.stuck_lrs.rate": 0.01, "failures.stuck_lrs.isolatable": False}
     spec = small_spec({**SHORTED, **fields, "failures.isolation": "line"})
-    for col, gated in ((1, set()), (6, {(0, 3)})):
+    for col, gated in ((1, frozenset()), (6, frozenset({(0, 3)}))):
         states = np.zeros((2, 8, 8), np.uint8)
         states[0, 3] = State.OVERFORMED
         states[0, 3, col] = State.STUCK_LRS
