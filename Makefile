@@ -28,6 +28,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.compile_resnet18
+	$(BIN)/python -m benchmarks.compile_faulty
 	$(BIN)/python -m benchmarks.wires
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.predistortion

@@ -272,7 +272,7 @@ def _run(options: argparse.Namespace) -> None:
     results = [summary(known[name], [trial for trial in done if trial.case == name]) for name in ran]
     told = {
         "model": options.model,
-        "command": f"python -m benchmarks.failures {options.model} --data DATA",
+        "command": f"python -m benchmarks.failures {options.model} --data DATA --images {options.images}",
         "versions": {"xbarc": xbarc.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "results": results,
     }
