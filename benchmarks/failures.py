@@ -97,7 +97,7 @@ LADDER = (
     ("+ sign", ("pair", "sign")),
     ("+ columns", ("pair", "sign", "columns")),
     ("+ spares", ("pair", "sign", "columns", "spares")),
-    ("+ rows, arrays", ("pair", "sign", "columns", "spares", "rows", "arrays")),
+    ("+ rows and arrays", ("pair", "sign", "columns", "spares", "rows", "arrays")),
     ("+ bias", ("pair", "sign", "columns", "spares", "rows", "arrays", "bias")),
 )
 """The steps between the naive mapping and all."""

@@ -12,7 +12,7 @@ from compiler.mapping import Block, Mapping, MatrixLayer, Placement, QuantizedLa
 from compiler.moments import Moments, moments_of
 from compiler.pairs import PairRules, site_pairs
 from compiler.raised_pairs import CommonMode
-from compiler.step_errors import StepErrors
+from compiler.step_errors import FIRST, StepErrors
 from compiler.steps import ALL
 from compiler.strips import takes_bias
 from runtime.physics.wires import share_out
@@ -204,7 +204,9 @@ def _assign_layer(
             shift[block.group, block.cols] += held.failed.any(1) * piece.scale * ((left * ~fixed) @ piece.mean)
         piece.held = replace(held, value=np.where(fixed, held.target, held.value))
     if errors is not None:
-        errors = errors.then("compensation", _sums(pieces)) if "compensation" in steps else errors
+        # All rows of a column decide together whether its closed form is taken: the last step was told block by block.
+        last = "compensation" if "compensation" in steps else list(errors.sums)[-1]
+        errors = errors if last == FIRST else errors.then(last, _sums(pieces))
         errors = errors.then("residue", _sums(pieces)) if budget else errors
     targets: dict[int, Targets] = {}
     for piece in pieces:
