@@ -153,7 +153,7 @@ def closed_form(held: Held, weighting: Float64, rules: PairRules) -> Held:
 def compensated(
     held: Held, weighting: Float64, rules: PairRules, *, pinned: npt.NDArray[np.bool_] | None = None
 ) -> Held:
-    """The good devices of each column that has failed ones make up for them (`compiler.pairs_numba.descend`).
+    """The good devices of each column that has failed ones make up for them (`compiler.descent_numba.descend`).
 
     Parameters
     ----------

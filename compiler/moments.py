@@ -30,8 +30,7 @@ class Moments:
     @classmethod
     def of_group(cls, statistics: LayerStatistics, grid: TileGrid, group: int) -> "tuple[Moments, ...]":
         """Of all rows of a group together, where calibration kept that, else of each row block."""
-        whole = len(statistics.covariance) == grid.groups
-        parts = (slice(0, grid.rows),) if whole else grid.row_blocks
+        parts = (slice(0, grid.rows),) if known_whole(statistics, grid) else grid.row_blocks
         found = []
         for number, rows in enumerate(parts):
             size, start = rows.stop - rows.start, group * grid.rows
@@ -49,8 +48,10 @@ class Moments:
         return slice(rows.start - self.rows.start, rows.stop - self.rows.start)
 
     def weighting(self, *, centred: bool) -> Float64:
-        """Matrix ``H`` of the error of a column, ``e' H e``: the covariance where a bias takes the mean up, else
-        ``E[x x']`` (``physics.md`` section 5)."""
+        """Matrix ``H`` of the error of a column, ``e' H e`` (``physics.md`` section 5).
+
+        It is the covariance where a bias takes the mean up (centred), else ``E[x x']``.
+        """
         matrix = self.covariance if centred else self.covariance + np.outer(self.mean, self.mean)
         ridge = RIDGE * float(np.trace(matrix)) / len(matrix)
         found: Float64 = np.ascontiguousarray(matrix + max(ridge, 1e-30) * np.eye(len(matrix)))
@@ -60,3 +61,8 @@ class Moments:
 def moments_of(parts: tuple[Moments, ...], rows: slice) -> Moments:
     """The moments that hold these rows of a group."""
     return next(part for part in parts if part.holds(rows))
+
+
+def known_whole(statistics: LayerStatistics, grid: TileGrid) -> bool:
+    """Whether calibration kept the covariance of all rows of a group together, and not of each row block alone."""
+    return len(statistics.covariance) == grid.groups

@@ -1,5 +1,6 @@
 """The tiles that the same inputs drive, and the orders of their lines."""
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -141,10 +142,15 @@ def layer_strips(
         groups.setdefault((block.group, block.rows.start), []).append(number)
     found, centred = [], centred and takes_bias(layer)
     weightings: dict[tuple[int, int], tuple[Moments, Float64]] = {}
+
+    @functools.cache
+    def of_group(group: int) -> tuple[Moments, ...]:
+        return Moments.of_group(mapping.statistics[layer.name], grid, group)
+
     for numbers in groups.values():
         blocks = [grid.blocks[number] for number in numbers]
         group, rows = blocks[0].group, blocks[0].rows
-        moments = moments_of(Moments.of_group(mapping.statistics[layer.name], grid, group), rows)
+        moments = moments_of(of_group(group), rows)
         key = group, moments.rows.start
         if key not in weightings:
             weightings[key] = moments, moments.weighting(centred=centred)

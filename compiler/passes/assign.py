@@ -76,8 +76,7 @@ class _Piece:
 
     `rounded` ``(cols, rows)`` is what good pairs hold, `before` what these hold when failures are not heeded, and
     `ungated` what they would if no word line were gated off; `absorbed` counts weights that failed devices do not
-    change. `moments` are those of all rows whose covariance is
-    known together, and `joint` weighs the errors of those.
+    change. `moments` are those of all rows whose covariance is known together, and `joint` weighs the errors of those.
     """
 
     numbers: list[int]
@@ -132,12 +131,13 @@ def _pieces(
     found: dict[tuple[int, int, int], list[int]] = {}
     for number, block in enumerate(grid.blocks):
         found.setdefault((block.group, block.rows.start, block.cols.start), []).append(number)
+    moments_of_group = [Moments.of_group(mapping.statistics[layer.name], grid, group) for group in range(grid.groups)]
     weightings: dict[tuple[int, int], tuple[Moments, Float64]] = {}
     for numbers in found.values():
         numbers.sort(key=lambda number: (-grid.blocks[number].slice, grid.blocks[number].replica))
         blocks = [grid.blocks[number] for number in numbers]
         group = blocks[0].group
-        moments = moments_of(Moments.of_group(mapping.statistics[layer.name], grid, group), blocks[0].rows)
+        moments = moments_of(moments_of_group[group], blocks[0].rows)
         key = group, moments.rows.start
         if key not in weightings:
             weightings[key] = moments, moments.weighting(centred=centred)
@@ -175,17 +175,15 @@ def _assign_layer(
         errors = errors.then("bias", _sums(pieces))
     size = layer.weight.size
     budget = int(np.ceil(mapping.spec.periphery.residue * size)) if "residue" in steps else 0
-    pinned = worst_weights([(piece.held, piece.weighting, piece.scale) for piece in pieces], budget)
-
-    together: dict[tuple[int, int, int], list[int]] = {}
-    for at, piece in enumerate(pieces):
-        together.setdefault(piece.key, []).append(at)
-    columns = list(together.values())
+    pinned = [np.zeros(piece.held.target.shape, bool) for piece in pieces]
+    if budget:
+        pinned = worst_weights([(piece.held, piece.weighting, piece.scale) for piece in pieces], budget)
+    columns = _columns(pieces)
 
     def make_up(part: slice) -> None:
         for numbers in columns[part]:
             joint = pieces[numbers[0]].joint
-            held, before = (joined([one(pieces[at]) for at in numbers]) for one in (_held, _before))
+            held, before = joined([pieces[at].held for at in numbers]), joined([pieces[at].before for at in numbers])
             fixed = np.concatenate([pinned[at] for at in numbers], axis=1)
             if "pair" in steps:
                 held = held.where_better(before, joint)
@@ -266,23 +264,20 @@ def _sides(targets: Targets, rules: PairRules) -> tuple[npt.NDArray[Any], ...]:
     return (targets.plus,) if rules.unit > 1 else (targets.plus, targets.minus)
 
 
-def _held(piece: _Piece) -> Held:
-    return piece.held
-
-
-def _before(piece: _Piece) -> Held:
-    return piece.before
+def _columns(pieces: list[_Piece]) -> list[list[int]]:
+    """Numbers of the pieces whose errors add up in the same columns, by an input covariance known together."""
+    together: dict[tuple[int, int, int], list[int]] = {}
+    for at, piece in enumerate(pieces):
+        together.setdefault(piece.key, []).append(at)
+    return list(together.values())
 
 
 def _sums(pieces: list[_Piece]) -> tuple[float, float]:
     """Squared errors of a layer's weights and outputs."""
-    together: dict[tuple[int, int, int], list[_Piece]] = {}
-    for piece in pieces:
-        together.setdefault(piece.key, []).append(piece)
     weights = sum(float(p.scale**2 @ ((p.held.value - p.held.target) ** 2).sum(1)) for p in pieces)
     outputs = [
-        float(parts[0].scale ** 2 @ joined([part.held for part in parts]).error(parts[0].joint))
-        for parts in together.values()
+        float(pieces[at[0]].scale ** 2 @ joined([pieces[one].held for one in at]).error(pieces[at[0]].joint))
+        for at in _columns(pieces)
     ]
     return weights, sum(outputs)
 
@@ -301,8 +296,6 @@ def worst_weights(held: list[tuple[Held, Float64, Float64]], budget: int) -> lis
         one.failed * (one.value - one.target) ** 2 * np.diagonal(weighting) * scale[:, None] ** 2
         for one, weighting, scale in held
     ]
-    if not budget:
-        return [np.zeros(cost.shape, bool) for cost in costs]
     together = np.concatenate([cost.ravel() for cost in costs])
     order = np.argsort(-together, kind="stable")[:budget]
     chosen = np.zeros(len(together), bool)

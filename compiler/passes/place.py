@@ -12,7 +12,7 @@ import numpy.typing as npt
 from compiler.array_choice import choose_arrays
 from compiler.gating import gate_lines
 from compiler.mapping import Mapping, MatrixLayer, Placement
-from compiler.moments import Moments, moments_of
+from compiler.moments import Moments, known_whole, moments_of
 from compiler.orders import Order
 from compiler.packing import Territory, pack
 from compiler.pairs import PairRules, SitePairs, site_pairs
@@ -184,9 +184,8 @@ def _joint_rows(mapping: Mapping, strips: list[Strip]) -> list[list[int]]:
     found: dict[tuple[str, int, int], list[int]] = {}
     for at, strip in enumerate(strips):
         block, grid = strip.blocks[0], mapping.grids[strip.layer]
-        parts = Moments.of_group(mapping.statistics[strip.layer], grid, block.group)
-        key = strip.layer, block.group, moments_of(parts, block.rows).rows.start
-        found.setdefault(key, []).append(at)
+        whole = known_whole(mapping.statistics[strip.layer], grid)
+        found.setdefault((strip.layer, block.group, 0 if whole else block.rows.start), []).append(at)
     return list(found.values())
 
 
