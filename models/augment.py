@@ -20,6 +20,9 @@ class Augmentation:
         Largest shift by whole pixels, which keeps the image sharp.
     flip : bool
         Mirror half of the images, left for right.
+    erase : int
+        Side in pixels of a square at a random place that is set to 0 (DeVries and Taylor, arXiv:1708.04552); what
+        of it lies outside the image is lost.
     """
 
     shift: float = 0.0
@@ -27,6 +30,7 @@ class Augmentation:
     zoom: float = 0.0
     crop: int = 0
     flip: bool = False
+    erase: int = 0
 
 
 def augment(images: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
@@ -48,6 +52,8 @@ def augment(images: Tensor, options: Augmentation, generator: torch.Generator) -
     if options.flip:
         mirrored = torch.rand(len(images), generator=generator) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if options.erase:
+        images = _erase(images, options.erase, generator)
     return images
 
 
@@ -73,3 +79,14 @@ def _crop(images: Tensor, border: int, generator: torch.Generator) -> Tensor:
     columns = (right[:, None] + torch.arange(width))[:, None, :]
     each = torch.arange(len(images))[:, None, None]
     return padded[each, :, rows, columns].movedim(3, 1)
+
+
+def _erase(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Set a square to 0 whose centre is drawn from all pixels of the image."""
+    height, width = images.shape[2:]
+    down = torch.randint(0, height, (len(images), 1), generator=generator) - side // 2
+    right = torch.randint(0, width, (len(images), 1), generator=generator) - side // 2
+    rows, columns = torch.arange(height), torch.arange(width)
+    in_rows, in_columns = (rows >= down) & (rows < down + side), (columns >= right) & (columns < right + side)
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    return images.masked_fill(inside, 0.0)

@@ -43,6 +43,8 @@ class TrainingOptions:
     half : bool
         Run the forward pass in bfloat16 (weights and their updates stay float32): three times as fast on CPUs that
         have its instructions.
+    smoothing : float
+        Share of each target that is spread evenly over all classes.
     """
 
     epochs: int
@@ -55,6 +57,7 @@ class TrainingOptions:
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     half: bool = False
+    smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def train(
             batch = augment(x[chosen], options.augmentation, generator)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.half):
                 scores = network(batch.contiguous(memory_format=torch.channels_last) if options.half else batch)
-            loss = functional.cross_entropy(scores.float(), y[chosen])
+            loss = functional.cross_entropy(scores.float(), y[chosen], label_smoothing=options.smoothing)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -167,6 +167,33 @@ def test_crops_and_flips_move_whole_pixels() -> None:
     assert 5 < same.sum() < 35
 
 
+def test_a_square_of_each_image_is_erased() -> None:
+    """Whole where its centre is far from the edges, cut off where it is not; the rest of the image stays."""
+    images = torch.ones(200, 3, 10, 12)
+    found = augment(images, Augmentation(erase=4), torch.Generator().manual_seed(3))
+    gone = found == 0
+    assert (gone | (found == 1)).all()
+    assert (gone == gone[:, :1]).all()
+    for rows, columns in ((gone[:, 0].any(2), gone[:, 0].any(1)), (gone[:, 0].any(1), gone[:, 0].any(2))):
+        assert rows.sum(1).max() == 4
+        assert rows.sum(1).min() == 2
+        assert (gone[:, 0].sum((1, 2)) == rows.sum(1) * columns.sum(1)).all()
+    assert gone[:, 0].any(0).all()
+    assert torch.equal(images, torch.ones(200, 3, 10, 12))
+
+
+def test_smoothed_labels_keep_the_scores_apart_less() -> None:
+    images, labels = toy_images()
+    margins = []
+    for smoothing in (0.0, 0.3):
+        torch.manual_seed(1)
+        trained = train(digits_cnn(), images, labels, replace(STILL, smoothing=smoothing), seed=1)
+        with torch.no_grad():
+            scores = trained.network(torch.from_numpy(images)).topk(2).values
+        margins.append(float((scores[:, 0] - scores[:, 1]).mean()))
+    assert margins[1] < 0.8 * margins[0]
+
+
 def test_resnet20_has_its_published_size() -> None:
     """0.27 million parameters (He et al., table 6), and the two 1×1 shortcuts."""
     count = sum(weight.numel() for name, weight in resnet20().named_parameters() if "shortcut" not in name)
