@@ -1,7 +1,5 @@
 """``xbarc chip``: maps are drawn, imported, shown, counted and plotted; errors are one line."""
 
-import contextlib
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -10,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_xbarc
 from small_programs import compile_small, matmul
 
 from hwspec.chip import Chip
@@ -18,27 +17,13 @@ from hwspec.failures import State
 from hwspec.spec import HardwareSpec
 from runtime.archive import save_program
 from xbarc.chip_plot import LETTERS, text_picture
-from xbarc.cli import main
 
 FAULTY = HardwareSpec.preset("rram-128-faulty")
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of the command line."""
-    given, sys.argv = sys.argv, ["xbarc", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            main()
-    finally:
-        sys.argv = given
-    assert isinstance(stop.value.code, int)
-    return stop.value.code, out.getvalue(), err.getvalue()
-
-
 def chip(*arguments: object) -> str:
     """What ``xbarc chip`` prints when all is well."""
-    code, out, err = run("chip", *arguments)
+    code, out, err = run_xbarc("chip", *arguments)
     assert (code, err) == (0, "")
     return out
 
@@ -52,7 +37,7 @@ def told(*arguments: object) -> dict[str, Any]:
 
 def refused(*arguments: object) -> str:
     """The one line of an error of the user."""
-    code, out, err = run("chip", *arguments)
+    code, out, err = run_xbarc("chip", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -203,7 +188,7 @@ def test_an_array_that_is_not_there_is_refused() -> None:
     small_map()
     for verb in (("show", "small.npz"), ("plot", "small.npz", "-o", "out.svg")):
         assert "array 2 must be from 0 to 1" in refused(*verb, "--array", 2)
-        assert run("chip", *verb, "--array", -1)[0] == 2
+        assert run_xbarc("chip", *verb, "--array", -1)[0] == 2
 
 
 # -- stats ------------------------------------------------------------------------------------------------------------
@@ -275,10 +260,10 @@ def test_what_does_not_fit_exits_with_4_and_its_report(monkeypatch: pytest.Monke
         raise DoesNotFit(FitReport(9, 6, 3))
 
     monkeypatch.setattr(HardwareSpec, "presets", too_large)
-    code, out, err = run("spec", "list")
+    code, out, err = run_xbarc("spec", "list")
     assert (code, out) == (4, "")
     assert err.count("\n") == 1
-    code, out, _ = run("spec", "list", "--json")
+    code, out, _ = run_xbarc("spec", "list", "--json")
     found = json.loads(out)
     assert (code, found["error"], found["exit_code"]) == (4, "DoesNotFit", 4)
     assert found["message"] == err.removeprefix("error: ").rstrip()
@@ -287,4 +272,4 @@ def test_what_does_not_fit_exits_with_4_and_its_report(monkeypatch: pytest.Monke
 
 
 def test_help_tells_the_exit_codes() -> None:
-    assert "4 does not fit" in run("--help")[1].replace("\n", " ").replace("  ", " ")
+    assert "4 does not fit" in run_xbarc("--help")[1].replace("\n", " ").replace("  ", " ")

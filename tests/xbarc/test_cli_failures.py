@@ -1,21 +1,18 @@
 """Failed devices on the command line: programs are mapped for a chip, run on it, and are compared with it whole."""
 
-import contextlib
-import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_xbarc
 
 from compiler.steps import STEPS
 from hwspec.chip import Chip
 from hwspec.failures import State
 from hwspec.spec import HardwareSpec
 from runtime.archive import load_program
-from xbarc.cli import main
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
 FAULTY = "rram-128-faulty-lrs"
@@ -26,15 +23,9 @@ ARRAYS = 14
 
 def run(*arguments: object, code: int = 0) -> tuple[str, str]:
     """Standard output and standard error of the command line in this process."""
-    given, sys.argv = sys.argv, ["xbarc", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            main()
-    finally:
-        sys.argv = given
-    assert stop.value.code == code, err.getvalue()
-    return out.getvalue(), err.getvalue()
+    ended = run_xbarc(*arguments)
+    assert ended.code == code, ended.stderr
+    return ended.stdout, ended.stderr
 
 
 def told(*arguments: object, code: int = 0) -> dict[str, Any]:

@@ -1,42 +1,24 @@
 """The options of the physics on the command line: chips, time, effects, pre-distortion; what reports tell of them."""
 
-import contextlib
-import io
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Ended, run_xbarc
 
 from hwspec.effects import EFFECTS
-from xbarc.cli import main
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
 WIRED = ("--set", "array.r_word=1 ohm", "--set", "array.r_bit=1 ohm")
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a verb printed."""
-
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: object, code: int = 0) -> Done:
+def run(*arguments: object, code: int = 0) -> Ended:
     """Run the command line in this process."""
-    given, sys.argv = sys.argv, ["xbarc", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            main()
-    finally:
-        sys.argv = given
-    assert stop.value.code == code, err.getvalue()
-    return Done(out.getvalue(), err.getvalue())
+    ended = run_xbarc(*arguments)
+    assert ended.code == code, ended.stderr
+    return ended
 
 
 def told(*arguments: object, code: int = 0) -> dict[str, Any]:

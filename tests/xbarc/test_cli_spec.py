@@ -1,39 +1,30 @@
 """``xbarc spec``: specs are shown with units and sources, written to files, checked and compared."""
 
-import contextlib
-import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command_line import run_xbarc
 
 from hwspec.effects import EFFECTS, OF_A_CHIP
 from hwspec.scope import EXCLUDED
 from hwspec.spec import HardwareSpec
-from xbarc.cli import main
 
 
 def spec(*arguments: object, code: int = 0) -> str:
     """What ``xbarc spec`` prints: its result, or the line of its error."""
-    given, sys.argv = sys.argv, ["xbarc", "spec", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            main()
-    finally:
-        sys.argv = given
-    assert stop.value.code == code, err.getvalue()
+    ended = run_xbarc("spec", *arguments)
+    assert ended.code == code, ended.stderr
     if not code:
-        assert not err.getvalue()
-        return out.getvalue()
-    assert not out.getvalue()
-    assert err.getvalue().startswith("error: ")
-    assert err.getvalue().count("\n") == 1
-    return err.getvalue()
+        assert not ended.stderr
+        return ended.stdout
+    assert not ended.stdout
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr
 
 
 def told(*arguments: object) -> dict[str, Any]:

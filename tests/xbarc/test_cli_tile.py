@@ -1,7 +1,5 @@
 """``xbarc inspect --tile``: where a tile lies, what has failed there, what that leaves; text, JSON and picture."""
 
-import contextlib
-import io
 import json
 import sys
 from pathlib import Path
@@ -9,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_xbarc
 
 from hwspec.chip import Chip
 from hwspec.failures import State
 from runtime.archive import load_program
-from xbarc.cli import main
 from xbarc.cli.tile import ranges
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
@@ -21,15 +19,9 @@ DIGITS = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
 
 def run(*arguments: object, code: int = 0) -> tuple[str, str]:
     """Standard output and standard error of the command line in this process."""
-    given, sys.argv = sys.argv, ["xbarc", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            main()
-    finally:
-        sys.argv = given
-    assert stop.value.code == code, err.getvalue()
-    return out.getvalue(), err.getvalue()
+    ended = run_xbarc(*arguments)
+    assert ended.code == code, ended.stderr
+    return ended.stdout, ended.stderr
 
 
 def told(*arguments: object) -> dict[str, Any]:
