@@ -9,6 +9,7 @@ failed devices. Intervals are 95 % by bootstrap over chips and images. Calibrati
 """
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,10 @@ class Case:
     base: str | None = None
     share: float = 1.0
 
+    def images(self, of: int) -> int:
+        """Images that it is evaluated on, of so many."""
+        return max(int(of * self.share), 10)
+
     def spec(self) -> xbarc.HardwareSpec:
         """The hardware."""
         if self.base is not None:
@@ -131,8 +136,12 @@ def cases() -> dict[str, Case]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One chip: which images came out right on it, and on the same chip without failed devices."""
+    """One chip: which images came out right on it, and on the same chip without failed devices.
 
+    `model` is the SHA-256 of the model's file: trials of another one are not gone on from.
+    """
+
+    model: str
     case: str
     seed: int
     right: npt.NDArray[np.bool_]
@@ -145,7 +154,7 @@ class Trial:
         """As one line of JSON."""
         bits = {key: np.packbits(getattr(self, key)).tobytes().hex() for key in ("right", "good")}
         return json.dumps({
-            "case": self.case, "seed": self.seed, "images": len(self.right), **bits,
+            "model": self.model, "case": self.case, "seed": self.seed, "images": len(self.right), **bits,
             "failed_devices": self.failed_devices, "failed_pairs": self.failed_pairs, "map_seconds": self.map_seconds,
         })  # fmt: skip
 
@@ -160,12 +169,17 @@ class Trial:
         return cls(**told)
 
 
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def run_case(model: Path, case: Case, data: str, images: int, chips: Sequence[int]) -> Iterator[Trial]:
     """The trials of a case on chips of these seeds."""
-    spec = case.spec()
+    spec, digest = case.spec(), sha256(model)
     inputs = xbarc.compile(model, spec="ideal").tables.inputs
     train = load_data(data, inputs, split="train", limit=CALIBRATION_IMAGES)
-    test = load_data(data, inputs, split="test", limit=max(int(images * case.share), 10))
+    test = load_data(data, inputs, split="test", limit=case.images(images))
     program = xbarc.compile(model, spec=spec, calibration=train, options=CompileOptions(robust=False))
     x = test.inputs[inputs[0].name]
     known: npt.NDArray[np.bool_] | None = None
@@ -184,7 +198,7 @@ def run_case(model: Path, case: Case, data: str, images: int, chips: Sequence[in
             known = right(xbarc.simulate(program, chip, seed=seed, without=("failures", "retention")))
         counted = count_states(chip.fault_map, spec.array.pairing)
         yield Trial(
-            case.name, seed, right(xbarc.simulate(mapped, chip, seed=seed)), known, counted.failed_share,
+            digest, case.name, seed, right(xbarc.simulate(mapped, chip, seed=seed)), known, counted.failed_share,
             counted.failed_pair_share or 0.0, seconds,
         )  # fmt: skip
 
@@ -257,12 +271,18 @@ def _run(options: argparse.Namespace) -> None:
     known = cases()
     chosen = list(known) if options.cases is None else options.cases.split(",")
     path = options.trials or RESULTS / f"{options.model}.trials"
-    done = [Trial.read(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    model = ROOT / "models" / options.model / "model.onnx"
+    digest = sha256(model)
+    kept = [Trial.read(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    done = [
+        trial
+        for trial in kept
+        if trial.model == digest and len(trial.right) == known[trial.case].images(options.images)
+    ]
     for name in chosen:
         case = known[name]
         had = {trial.seed for trial in done if trial.case == name}
         wanted = [seed for seed in range(FIRST_CHIP, FIRST_CHIP + options.chips) if seed not in had]
-        model = ROOT / "models" / options.model / "model.onnx"
         for trial in run_case(model, case, options.data, options.images, wanted) if wanted else ():
             done.append(trial)
             with path.open("a", encoding="utf-8") as stream:
@@ -272,6 +292,7 @@ def _run(options: argparse.Namespace) -> None:
     results = [summary(known[name], [trial for trial in done if trial.case == name]) for name in ran]
     told = {
         "model": options.model,
+        "model_sha256": digest,
         "command": f"python -m benchmarks.failures {options.model} --data DATA --images {options.images}",
         "versions": {"xbarc": xbarc.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "results": results,
