@@ -5,8 +5,10 @@ matrix, so that rounding its product gives ADC codes. What a spec does not have 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,11 @@ import torch
 from torch import Tensor
 
 from hwspec.spec import HardwareSpec
-from runtime.channels import Channel, NoiseSource, correlated
+from runtime.channels import Channel
 from runtime.physics.converters import Drive
 from runtime.physics.readout import Readout, turning_point
 from runtime.programming import ProgrammedChip
-from runtime.quantize import Float64, output_codes
+from runtime.quantize import Float64, input_digit, output_codes
 from runtime.tables import Load, Mvm, Phase
 
 ToTensor = Callable[[npt.NDArray[np.float64]], Tensor]
@@ -46,10 +48,28 @@ class _Drive:
     number: int
     parts: tuple[_Part, ...]
 
+    @cached_property
+    def order(self) -> npt.NDArray[np.intp]:
+        """The tiles' columns in the order of the elements that they belong to, slice after slice: long runs to add."""
+        columns = np.concatenate([part.columns for part in self.parts])
+        ranked = np.argsort(columns, kind="stable")
+        begins = np.searchsorted(columns[ranked], columns[ranked])
+        return ranked[np.lexsort((columns[ranked], np.arange(len(columns)) - begins))]
+
     @property
     def columns(self) -> npt.NDArray[np.int64]:
         """Elements of the result that its columns belong to."""
-        return np.concatenate([part.columns for part in self.parts])
+        return self.side_by_side([part.columns for part in self.parts])
+
+    def side_by_side(self, of_parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Arrays ``(..., columns of a tile)`` of all tiles as ``(..., cols)``."""
+        found: npt.NDArray[Any] = np.concatenate(of_parts, axis=-1)[..., self.order]
+        return found
+
+    def apart(self, found: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """What was found for all columns, ``(windows, cols)``, for each tile by its name."""
+        split = torch.split(found[:, np.argsort(self.order)], [len(part.columns) for part in self.parts], 1)
+        yield from zip((part.tile for part in self.parts), split, strict=True)
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -97,6 +117,14 @@ class Batch:
     columns: Tensor
     summed: bool
     whole: bool
+
+    def rows_of(self, inputs: Tensor) -> Tensor:
+        """What inputs ``(windows, length)`` hold for each drive, ``(batch, windows, rows)``; a view if it can be."""
+        rows, count = self.matrix.shape[1], len(self.drives)
+        starts = [drive.start for drive in self.drives]
+        if starts == list(range(starts[0], starts[0] + count * rows, rows)):
+            return inputs[:, starts[0] : starts[0] + count * rows].reshape(len(inputs), count, rows).transpose(0, 1)
+        return torch.stack([inputs[:, start : start + rows] for start in starts])
 
     def read(self, inputs: Tensor, extra: Tensor | None) -> Tensor:
         """Noiseless currents for inputs ``(batch, windows, rows)``, in the matrix's unit."""
@@ -202,7 +230,7 @@ class BatchCompiler:
         bent = _is_bent(first)
 
         def rows(of: Callable[[_Part], Float64]) -> Tensor:
-            return self._tensor(np.stack([np.concatenate([of(part) for part in d.parts], axis=-1) for d in drives]))
+            return self._tensor(np.stack([d.side_by_side([of(part) for part in d.parts]) for d in drives]))
 
         def row(of: Callable[[_Part], Float64]) -> Tensor:
             return rows(of)[:, None]
@@ -225,7 +253,7 @@ class BatchCompiler:
             limits=None if codes is None else (codes.low, codes.high),
             thresholds=None
             if codes is None or all(part.readout.thresholds() is None for drive in drives for part in drive.parts)
-            else self._tensor(np.stack([np.concatenate([_thresholds(part) for part in d.parts]) for d in drives])),
+            else rows(lambda part: _thresholds(part).T).transpose(1, 2).contiguous(),
             factor=row(lambda part: part.factor * _unit(part)),
             columns=torch.from_numpy(flat).to(self._tensor(np.zeros(1)).device),
             summed=summed,
@@ -260,6 +288,21 @@ class BatchCompiler:
 def in_codes(chip: ProgrammedChip, layer: str, drive: Drive) -> bool:
     """Whether a layer's inputs can stay codes: their voltage is folded into the matrix."""
     return drive.nonlinearity == 0 and chip.layer_spec(layer).device.iv.linear
+
+
+def digit_inputs(
+    codes: Tensor, drive: Drive, spec: HardwareSpec, *, codes_suffice: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What each digit of the codes that are driven multiplies the matrices with, and its share of v_read.
+
+    Where codes suffice (`in_codes`), nobody needs the shares, and there are none.
+    """
+    if not codes_suffice:
+        shares = [drive.shares(codes, number) for number in range(drive.digits)]
+        return [effective_volts(share, spec) for share in shares], shares
+    if drive.digits == 1:
+        return [codes], []
+    return [input_digit(codes, drive.base, number) for number in range(drive.digits)], []
 
 
 def effective_volts(shares: Tensor, spec: HardwareSpec) -> Tensor:
@@ -326,45 +369,3 @@ def _thresholds(part: _Part) -> Float64:
 
 def _nonzero(value: Tensor) -> Tensor | None:
     return value if bool(value.any()) else None
-
-
-class Noise:
-    """Standard normal numbers for the reads of batches.
-
-    Parameters
-    ----------
-    generator
-        Where they come from.
-    source
-        What gives them instead, for each tile, where that is not None.
-    """
-
-    def __init__(self, generator: torch.Generator, source: NoiseSource | None) -> None:
-        self._generator, self._source = generator, source
-
-    def draw(self, batch: Batch, kind: str, digits: int, like: Tensor) -> list[Tensor]:
-        """Numbers of the shape of `like`, ``(batch, windows, cols)``, for each digit."""
-        if self._source is None:
-            options = {"generator": self._generator, "device": like.device, "dtype": like.dtype}
-            return [torch.randn(like.shape, **options) for _ in range(digits)]  # type: ignore[call-overload]
-        found = np.empty((digits, *like.shape))
-        for number, drive in enumerate(batch.drives):
-            at = 0
-            for part in drive.parts:
-                shape = (digits, like.shape[1], len(part.columns))
-                drawn = self._source(part.tile, drive.phase, drive.number, kind, shape)  # type: ignore[arg-type]
-                found[:, number, :, at : at + shape[2]] = drawn
-                at += shape[2]
-        return list(torch.as_tensor(found, dtype=like.dtype, device=like.device))
-
-
-def read_noise(batch: Batch, inputs: list[Tensor], noise: Noise, *, per_vector: bool) -> list[Tensor]:
-    """Noise of each digit's read, in the unit of the batch's matrix."""
-    assert batch.variance is not None
-    power = batch.variance
-    like = torch.bmm(inputs[0] ** 2, power)
-    draws = noise.draw(batch, "read", len(inputs), like)
-    if not per_vector or len(inputs) == 1:
-        variances = [like, *(torch.bmm(one**2, power) for one in inputs[1:])]
-        return [value.clamp(min=0).sqrt() * z for value, z in zip(variances, draws, strict=True)]
-    return correlated(lambda k, j: torch.bmm(inputs[k] * inputs[j], power), draws)

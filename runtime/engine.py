@@ -5,7 +5,6 @@ loaded vector drives become one matrix, row blocks and groups of equal shape one
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,18 +16,19 @@ from torch import Tensor
 
 from hwspec.errors import DataError
 from hwspec.spec import HardwareSpec
-from runtime.batches_torch import Batch, BatchCompiler, Noise, effective_volts, in_codes, read_noise
+from runtime.batches_torch import Batch, digit_inputs
+from runtime.blocks_torch import BlockRunner, runs_here
 from runtime.channels import NoiseSource
 from runtime.geometry import window_shape
 from runtime.geometry_torch import gather_vectors, scatter_vectors
 from runtime.host import HostSegment
 from runtime.host_torch import TorchSegment, untranslatable
 from runtime.inputs import bind_inputs
-from runtime.physics.converters import Drive
+from runtime.loops_torch import CompiledLoop, CompiledStore, LoopCompiler
 from runtime.programming import ProgrammedChip
-from runtime.quantize import input_codes, input_digit
-from runtime.residue_torch import ResidueMatrix, residue_matrix
-from runtime.tables import Gather, Host, Load, Loop, Mvm, Phase, Scatter
+from runtime.quantize import input_codes
+from runtime.read_noise_torch import Noise, read_noise
+from runtime.tables import Host, Phase
 
 Watcher = Callable[[str, str, Phase, int, Tensor], None]
 """Called with a layer, a tile, its phase, the conversion's number (channel, then digit) and its codes."""
@@ -36,34 +36,6 @@ Watcher = Callable[[str, str, Phase, int, Tensor], None]
 _TORCH_SEEDS = 1 << 63
 BLOCK_ELEMENTS = 1 << 25
 """Elements of gathered vectors in flight: larger inputs run a few samples at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Store:
-    """What one `store` writes: batches to add up, and where."""
-
-    batches: tuple[Batch, ...]
-    constant: Tensor | None
-    residue: ResidueMatrix | None
-    scatter: Scatter
-    buffer: str
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True, eq=False)
-class _CompiledLoop:
-    """A loop, ready to run."""
-
-    layer: str
-    source: str
-    gather: Gather
-    full_scale: float
-    drive: Drive
-    in_codes: bool
-    signed: bool
-    length: int
-    bias: Tensor
-    stores: tuple[_Store, ...]
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -96,6 +68,8 @@ class Engine:
         Of the noise of reads.
     noise
         Gives standard normal numbers for every tile, in place of those of the seed.
+    blocks
+        Whether loops run in compiled blocks (`runtime.blocks_torch`) where they can: on the CPU, without gradient.
     """
 
     def __init__(
@@ -107,13 +81,20 @@ class Engine:
         *,
         seed: int = 0,
         noise: NoiseSource | None = None,
+        blocks: bool = True,
     ) -> None:
         self._chip, self._watch, self._dtype = chip, watch, dtype
         self._device = find_device(device)
         self._noise = Noise(torch.Generator(self._device).manual_seed(seed % _TORCH_SEEDS), noise)
-        self._compiler = BatchCompiler(chip, self._tensor)
         program = chip.program
-        self._loops = {loop.layer: self._compile(loop) for loop in program.tables.loops}
+        compiler = LoopCompiler(chip, self._tensor)
+        self._loops = {loop.layer: compiler.compile(loop) for loop in program.tables.loops}
+        self._blocks: BlockRunner | None = None
+        if blocks and self._device.type == "cpu" and dtype in (torch.float32, torch.float64):
+            specs = {layer: chip.layer_spec(layer) for layer in self._loops}
+            here = {layer: loop for layer, loop in self._loops.items() if runs_here(loop, specs[layer])}
+            draw = None if noise is None else self._noise.draw
+            self._blocks = BlockRunner(here, specs, seed, None if watch is None else self._show, draw)
         self._segments: dict[str, TorchSegment | HostSegment] = {}
         self.host_reasons: dict[str, str] = {}
         """Segments that run in onnxruntime, with the operator that has no torch translation."""
@@ -165,6 +146,10 @@ class Engine:
         """Run one loop on `buffers`."""
         loop = self._loops[layer]
         x: Tensor = buffers[loop.source]
+        if self._blocks is not None and self._blocks.runs(layer) and not (torch.is_grad_enabled() and x.requires_grad):
+            for store, results in zip(loop.stores, self._blocks.run(layer, x), strict=True):
+                buffers[store.buffer] = results.to(store.dtype)
+            return
         shape = window_shape(loop.gather, x.shape)
         per_sample = prod(shape[1:]) * loop.length
         step = max(BLOCK_ELEMENTS // max(per_sample, 1), 1) if shape else 1
@@ -174,7 +159,7 @@ class Engine:
             pieces = [block[number] for block in written]
             buffers[store.buffer] = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).to(store.dtype)
 
-    def _run_block(self, loop: _CompiledLoop, x: Tensor) -> list[Tensor]:
+    def _run_block(self, loop: CompiledLoop, x: Tensor) -> list[Tensor]:
         shape = window_shape(loop.gather, x.shape)
         vectors = gather_vectors(loop.gather, x.to(self._dtype))
         # A finite sum means finite terms, and is quick to find; one that is not may just have overflowed.
@@ -186,7 +171,7 @@ class Engine:
             for store in loop.stores
         ]
 
-    def _accumulate(self, loop: _CompiledLoop, store: _Store, codes: Tensor) -> Tensor:
+    def _accumulate(self, loop: CompiledLoop, store: CompiledStore, codes: Tensor) -> Tensor:
         total: Tensor | None = None
         for batch in store.batches:
             scaled = self._convert(loop, batch, codes) * batch.factor
@@ -202,16 +187,13 @@ class Engine:
             total = store.residue.add_to(total, codes)
         return total if store.constant is None else total + store.constant
 
-    def _convert(self, loop: _CompiledLoop, batch: Batch, codes: Tensor) -> Tensor:
+    def _convert(self, loop: CompiledLoop, batch: Batch, codes: Tensor) -> Tensor:
         """Codes of all conversions of a batch, digits shifted and added, ``(batch, windows, cols)``."""
         drive, spec = loop.drive, self._chip.layer_spec(loop.layer)
-        part = self._inputs(batch, codes)
-        shares = [] if loop.in_codes else [drive.shares(part, number) for number in range(drive.digits)]
-        if loop.in_codes:
-            whole = drive.digits == 1
-            inputs = [part if whole else input_digit(part, drive.base, number) for number in range(drive.digits)]
-        else:
-            inputs = [effective_volts(share, spec) for share in shares]
+        part = codes
+        if batch.drives[0].phase != "both":
+            part = (codes if batch.drives[0].phase == "+" else -codes).clamp(min=0)
+        inputs, shares = digit_inputs(batch.rows_of(part), drive, spec, codes_suffice=loop.in_codes)
         noise = own = None
         if batch.variance is not None:
             per_vector = spec.device.read_noise.correlation == "per_vector"
@@ -242,66 +224,14 @@ class Engine:
                 physical = np.empty_like(driven)
                 physical[:, part.rows] = driven
                 columns.append(part.channel.network_current(physical, spec))
-            found.append(np.concatenate(columns, axis=1))
+            found.append(drive.side_by_side(columns))
         return self._tensor(np.stack(found)) * batch.amperes
-
-    def _inputs(self, batch: Batch, codes: Tensor) -> Tensor:
-        """Codes of each drive, ``(batch, windows, rows)``; a view where the drives' vectors follow one another."""
-        first, rows, count = batch.drives[0], batch.matrix.shape[1], len(batch.drives)
-        if first.phase != "both":
-            codes = (codes if first.phase == "+" else -codes).clamp(min=0)
-        starts = [drive.start for drive in batch.drives]
-        if starts == list(range(starts[0], starts[0] + count * rows, rows)):
-            return codes[:, starts[0] : starts[0] + count * rows].reshape(len(codes), count, rows).transpose(0, 1)
-        return torch.stack([codes[:, start : start + rows] for start in starts])
 
     def _show(self, layer: str, batch: Batch, digit: int, digits: int, codes: Tensor) -> None:
         assert self._watch is not None
         for drive, of_drive in zip(batch.drives, codes, strict=True):
-            at = 0
-            for part in drive.parts:
-                cols = len(part.columns)
-                number = drive.number * digits + digit
-                self._watch(layer, part.tile, drive.phase, number, of_drive[:, at : at + cols])
-                at += cols
-
-    def _compile(self, loop: Loop) -> _CompiledLoop:
-        program = self._chip.program
-        layer, drive = program.layers[loop.layer], self._chip.drive(loop.layer)
-        loads: dict[str, Load] = {}
-        mvms: dict[str, tuple[Mvm, Load]] = {}
-        sums: dict[str, list[tuple[Mvm, Load]]] = {}
-        residues: dict[str, list[Load]] = {}
-        stores = []
-        for step in loop.body:
-            if step.op == "load":
-                loads[step.into] = step
-            elif step.op == "mvm":
-                mvms[step.into] = (step, loads[step.source])
-            elif step.op == "acc":
-                sums.setdefault(step.into, []).append(mvms[step.source])
-            elif step.op == "residue":
-                residues.setdefault(step.into, []).append(loads[step.source])
-            else:
-                length, terms = program.scatters[step.scatter].length, sums[step.source]
-                batches = self._compiler.batches(loop.layer, terms, length)
-                constant = self._compiler.constant(loop.layer, terms, length)
-                residue = residue_matrix(self._chip, loop.layer, residues.get(step.source, []), self._tensor)
-                dtype: torch.dtype = getattr(torch, program.dtypes[step.buffer])
-                stores.append(_Store(batches, constant, residue, program.scatters[step.scatter], step.buffer, dtype))
-        load = next(iter(loads.values()))
-        return _CompiledLoop(
-            layer=loop.layer,
-            source=load.buffer,
-            gather=program.gathers[load.gather],
-            full_scale=layer.full_scale,
-            drive=drive,
-            in_codes=in_codes(self._chip, loop.layer, drive),
-            signed=layer.signed,
-            length=program.gathers[load.gather].length,
-            bias=self._tensor(self._chip.bias(loop.layer)),
-            stores=tuple(stores),
-        )
+            for tile, found in drive.apart(of_drive):
+                self._watch(layer, tile, drive.phase, drive.number * digits + digit, found)
 
     def _tensor(self, value: npt.NDArray[np.float64]) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(value), dtype=self._dtype, device=self._device)

@@ -43,12 +43,14 @@ def gather_vectors(gather: Gather, x: Tensor) -> Tensor:
     return view.reshape(-1, gather.length)
 
 
-def scatter_vectors(scatter: Scatter, y: Tensor, shape: tuple[int, ...], bias: Tensor) -> Tensor:
+def scatter_vectors(scatter: Scatter, y: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
     """Write result vectors ``(windows, length)`` back, bias added; see `runtime.geometry.scatter_vectors`."""
+    if bias is not None and scatter.kind != "fold":
+        y = y + bias
     if scatter.kind == "vectors":
-        return (y + bias).reshape(*shape, scatter.channels)
+        return y.reshape(*shape, scatter.channels)
     if scatter.kind == "image":
-        return (y + bias).reshape(*shape, scatter.channels).movedim(-1, 1)
+        return y.reshape(*shape, scatter.channels).movedim(-1, 1)
     batch, space = shape[0], shape[1:]
     windows = fold_windows(scatter, space)
     canvas_shape = fold_canvas(scatter, space, windows)
@@ -62,5 +64,5 @@ def scatter_vectors(scatter: Scatter, y: Tensor, shape: tuple[int, ...], bias: T
         )
         canvas[(slice(None), *where)] += patches[..., number, :]
     crop = tuple(slice(begin, begin + out) for (begin, _), out in zip(windows.pads, windows.out, strict=True))
-    image = canvas[(slice(None), *crop)].reshape(batch, *windows.out, scatter.channels) + bias
-    return image.movedim(-1, 1)
+    image = canvas[(slice(None), *crop)].reshape(batch, *windows.out, scatter.channels)
+    return (image if bias is None else image + bias).movedim(-1, 1)
