@@ -1,0 +1,105 @@
+"""Time and memory against torch float32 in the same run: ``python -m benchmarks.speed [--works NAME,..] [--json FILE]``.
+
+Every work runs in a process of its own for each number of threads. The two sides take turns, and what is given is the
+median of their ratios and of their times. ``python -m benchmarks.compare OLD NEW`` sets two result files side by side.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SECONDS = 12.0
+"""What the pairs of a work may take, at least three of them."""
+FEWEST = 5
+
+
+def measure(name: str, threads: int, seconds: float) -> dict[str, Any]:
+    """Interleaved runs of one work in this process."""
+    import torch
+
+    from benchmarks.works import WORKS
+
+    torch.set_num_threads(threads)
+    work = WORKS[name]
+    pair = work.prepare()
+    pair.ours()
+    pair.theirs()
+    ours, theirs = [], []
+    end = time.perf_counter() + seconds
+    while len(ours) < FEWEST or time.perf_counter() < end:
+        for call, found in ((pair.ours, ours), (pair.theirs, theirs))[:: 1 if len(ours) % 2 else -1]:
+            start = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - start)
+    ratios = [a / b / pair.times for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "work": name,
+        "what": work.what,
+        "threads": threads,
+        "ms": round(1e3 * statistics.median(ours) / pair.times, 3),
+        "held_to_ms": round(1e3 * statistics.median(theirs), 3),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_quartiles": [round(one, 3) for one in statistics.quantiles(ratios, n=4)[::2]],
+        "at_most": work.at_most,
+        "pairs": len(ours),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    from importlib.metadata import version
+
+    model = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
+    return {
+        "cpu": model[0].split(":")[1].strip() if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("xbarc", "torch", "numpy", "numba", "onnxruntime")},
+    }
+
+
+def main() -> None:
+    """Run the works, print a line for each, and keep them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--works", help="names, comma separated; default all")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads, comma separated; default 1,2")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for the pairs of a work; default {SECONDS:g}")
+    parser.add_argument("--json", type=Path, help="file for the figures, with machine and versions")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.works, int(options.threads), options.seconds)))
+        return
+    from benchmarks.works import WORKS
+
+    names = list(WORKS) if options.works is None else options.works.split(",")
+    results = []
+    print(f"{'work':<72} {'threads':>7} {'ms':>9} {'torch ms':>9} {'ratio':>6} {'at most':>7} {'MB':>6}")
+    for threads in options.threads.split(","):
+        limits = {f"{name}_NUM_THREADS": threads for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+        for name in names:
+            command = [sys.executable, "-m", "benchmarks.speed", "--one", "--works", name, "--threads", threads]
+            command += ["--seconds", str(options.seconds)]
+            ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **limits})
+            found = json.loads(ran.stdout.splitlines()[-1])
+            results.append(found)
+            print(
+                f"{found['what']:<72} {threads:>7} {found['ms']:>9.2f} {found['held_to_ms']:>9.2f} "
+                f"{found['ratio']:>6.2f} {found['at_most']:>7.1f} {found['peak_mb']:>6}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
