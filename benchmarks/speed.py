@@ -1,4 +1,4 @@
-"""Time and memory against torch float32 in the same run: ``python -m benchmarks.speed [--works NAME,..] [--json FILE]``.
+"""Time and memory against torch float32 in the same run: ``python -m benchmarks.speed [--works A,B] [--json FILE]``.
 
 Every work runs in a process of its own for each number of threads. The two sides take turns, and what is given is the
 median of their ratios and of their times. ``python -m benchmarks.compare OLD NEW`` sets two result files side by side.
@@ -98,7 +98,9 @@ def main() -> None:
                 flush=True,
             )
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"machine": machine(), "results": results}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -108,13 +107,9 @@ DENSE, IMAGES = (256, 512), (64, 3, 32, 32)
 WITH_NOISE = CONVERTERS | {"spread", "wires", "read_noise"}
 ALL = frozenset(EFFECTS)
 WORKS: dict[str, Work] = {
-    "dense": _network(
-        "dense 512 to 512, batch 256, DAC 8, ADC 8, spread", 1.8, dense, DENSE, CONVERTERS | {"spread"}
-    ),
+    "dense": _network("dense 512 to 512, batch 256, DAC 8, ADC 8, spread", 1.8, dense, DENSE, CONVERTERS | {"spread"}),
     "dense-noise": _network("the same with read noise and wires", 3.5, dense, DENSE, WITH_NOISE),
-    "cnn": _network(
-        "CNN, batch 64, DAC 8, ADC 8, spread, wires", 2.2, cnn, IMAGES, CONVERTERS | {"spread", "wires"}
-    ),
+    "cnn": _network("CNN, batch 64, DAC 8, ADC 8, spread, wires", 2.2, cnn, IMAGES, CONVERTERS | {"spread", "wires"}),
     "cnn-constant": _network(
         "the same with failures and read noise, constant sigma", 4.0, cnn, IMAGES, ALL, {**FEW_FAILURES, **CONSTANT}
     ),

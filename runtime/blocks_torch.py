@@ -4,7 +4,7 @@ A block is some windows of some samples, so few that their codes and currents st
 to threads. Results are those of the engine's own torch operations, which remain for gradients and other devices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,61 +17,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hwspec.errors import DataError
 from hwspec.spec import HardwareSpec
-from runtime.batches_torch import Batch, digit_inputs
+from runtime.batches_torch import Batch
+from runtime.channels import NoiseKind
+from runtime.codes_torch import Block, SampleCodes, Workspace, to_numpy
 from runtime.convert_numba import convert
-from runtime.geometry import conv_windows, window_shape
+from runtime.geometry import window_shape
 from runtime.geometry_torch import scatter_vectors
 from runtime.loops_torch import CompiledLoop
-from runtime.plans_torch import ROUND, Conversion, Plan
-from runtime.tables import Phase
-from runtime.windows_numba import gather_windows, write_codes
+from runtime.plans_torch import Conversion, Plan
+from runtime.windows_numba import multiply_channels
 
 GROUP = 1 << 19
 """Codes of the samples that are worked on together."""
 
 Array = npt.NDArray[Any]
-
-
-class _Workspace:
-    """Memory of one worker, kept between blocks."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._held: dict[str, Tensor] = {}
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """Memory of this shape, with whatever was in it."""
-        count = prod(shape)
-        if name not in self._held or len(self._held[name]) < count:
-            self._held[name] = torch.empty(count, dtype=self._dtype)
-        return self._held[name][:count].view(shape)
-
-
-class _Inputs:
-    """What a block of codes ``(windows, length)`` drives, worked out once for all batches that need it."""
-
-    def __init__(self, loop: CompiledLoop, spec: HardwareSpec, codes: Tensor) -> None:
-        self._loop, self._spec, self._codes = loop, spec, codes
-        self._digits: dict[Phase, list[Tensor]] = {}
-        self._squares: dict[tuple[Phase, int], Tensor] = {}
-
-    def digits(self, phase: Phase) -> list[Tensor]:
-        """Inputs of each digit that a phase drives, in the unit that the matrices are for, ``(windows, length)``."""
-        if phase not in self._digits:
-            codes = self._codes
-            part = codes if phase == "both" else (codes if phase == "+" else -codes).clamp(min=0)
-            loop = self._loop
-            self._digits[phase] = digit_inputs(part, loop.drive, self._spec, codes_suffice=loop.in_codes)[0]
-        return self._digits[phase]
-
-    def squares(self, phase: Phase, digit: int) -> Tensor:
-        """Squares of the inputs of a digit."""
-        key = phase, digit
-        if key not in self._squares:
-            self._squares[key] = self.digits(phase)[digit] ** 2
-        return self._squares[key]
+Show = Callable[[str, Batch, int, int, Tensor], None]
+"""Called after every conversion with the layer, the batch, the digit, their number, and the codes."""
+Draw = Callable[[Batch, NoiseKind, int, Tensor], list[Tensor]]
+"""Gives normal numbers for a batch: of a kind, for each of so many digits, in the shape of a tensor."""
 
 
 class BlockRunner:
@@ -81,21 +45,21 @@ class BlockRunner:
     ----------
     loops, specs
         The loops by layer, and the hardware that each runs on.
-    engine
-        Called as ``show(layer, batch, digit, digits, codes)`` after every conversion, and as
-        ``draw(batch, kind, digits, like)`` for noise that is not drawn here; either may be None. With either, all
-        windows are one block.
     seed
         Of the noise of reads.
+    show
+        Called after every conversion.
+    draw
+        Gives noise that is not drawn here. With this or `show`, all windows are one block.
     """
 
     def __init__(
         self,
-        loops: dict[str, CompiledLoop],
-        specs: dict[str, HardwareSpec],
+        loops: Mapping[str, CompiledLoop],
+        specs: Mapping[str, HardwareSpec],
         seed: int,
-        show: Any = None,
-        draw: Any = None,
+        show: Show | None = None,
+        draw: Draw | None = None,
     ) -> None:
         self._specs, self._seed, self._show, self._draw = specs, seed, show, draw
         self._plans: dict[str, Plan] = {}
@@ -103,7 +67,7 @@ class BlockRunner:
         for layer, loop in loops.items():
             self._plans[layer] = Plan.of(loop, stream)
             stream += sum(len(batch.drives) for store in loop.stores for batch in store.batches)
-        self._spaces: SimpleQueue[_Workspace] = SimpleQueue()
+        self._spaces: SimpleQueue[Workspace] = SimpleQueue()
         self._calls = 0
 
     @cached_property
@@ -119,79 +83,66 @@ class BlockRunner:
         plan = self._plans[layer]
         loop = plan.loop
         shape = window_shape(loop.gather, x.shape)
-        totals = []
-        for store in loop.stores:
-            total = loop.bias.new_empty(prod(shape), store.scatter.length)
-            totals.append(total)
+        totals = [loop.bias.new_empty(prod(shape), store.scatter.length) for store in loop.stores]
         key = np.random.SeedSequence((self._seed, self._calls)).generate_state(2).astype(np.uint32)
         self._calls += 1
         whole = self._show is not None or self._draw is not None
         work = _Work(plan, self._specs[layer], shape, key, totals, whole)
-        parts = list(work.parts(x))
+        parts = list(work.parts(x.detach()))
         threads = torch.get_num_threads()
         if threads == 1 or len(parts) == 1:
             for part in parts:
-                self._part(work, *part)
+                self._run_part(work, *part)
         else:
             try:
-                list(self._pool.map(lambda part: self._part(work, *part), parts))
+                list(self._pool.map(lambda part: self._run_part(work, *part), parts))
             finally:
                 torch.set_num_threads(threads)  # a worker's own number is MKL's for all
         return [
-            scatter_vectors(store.scatter, total, shape, None if store.scatter.kind != "fold" else loop.bias)
+            scatter_vectors(store.scatter, total, shape, loop.bias if store.scatter.kind == "fold" else None)
             for store, total in zip(loop.stores, totals, strict=True)
         ]
 
-    def _part(self, work: "_Work", x: Tensor, first: int) -> None:
-        loop = work.plan.loop
+    def _run_part(self, work: "_Work", x: Tensor, first: int) -> None:
         try:
             space = self._spaces.get_nowait()
         except Empty:
-            space = _Workspace(loop.bias.dtype)
+            space = Workspace(work.plan.loop.bias.dtype)
         with torch.no_grad():
-            for start, codes in work.blocks(x, space):
-                self._block(work, codes, first + start, space)
+            samples = SampleCodes(work.plan.loop, work.spec, x, space)
+            step = samples.count if work.whole else work.plan.rows
+            for start in range(0, samples.count, step):
+                block = Block(samples, start, min(start + step, samples.count), space)
+                self._run_block(work, block, first + start, space)
         self._spaces.put(space)
 
-    def _block(self, work: "_Work", codes: Tensor, first: int, space: _Workspace) -> None:
+    def _run_block(self, work: "_Work", block: Block, first: int, space: Workspace) -> None:
         loop = work.plan.loop
-        inputs = _Inputs(loop, work.spec, codes)
         for store, conversions, total in zip(loop.stores, work.plan.conversions, work.totals, strict=True):
-            result = total[first : first + len(codes)]
+            result = total[first : first + block.count]
             result[:] = 0 if store.scatter.kind == "fold" else loop.bias
             if store.constant is not None:
                 result += store.constant
             for conversion in conversions:
-                self._convert(work, conversion, inputs, first, _numpy(result), space)
+                self._convert(work, conversion, block, first, to_numpy(result), space)
             if store.residue is not None:
-                result[:] = store.residue.add_to(result, codes)
+                result[:] = store.residue.add_to(result, block.codes())
 
     def _convert(
-        self, work: "_Work", conversion: Conversion, inputs: _Inputs, first: int, result: Array, space: _Workspace
+        self, work: "_Work", conversion: Conversion, block: Block, first: int, result: Array, space: Workspace
     ) -> None:
-        batch = conversion.batch
-        phase = batch.drives[0].phase
-        drives, _, cols = batch.matrix.shape
-        windows = len(result)
-        digits = inputs.digits(phase)
-        none = np.empty((0, 0, 0, 0), result.dtype)
-        normals = self._drawn(batch, len(digits), windows)
-        for digit, one in enumerate(digits):
-            current = space.take("current", drives, windows, cols)
-            _multiply(batch.rows_of(one), batch.matrix, current)
-            variance = none[0:0].reshape(0, 0, 0)
-            if batch.variance is not None:
-                power = space.take("variance", drives, windows, cols)
-                _multiply(batch.rows_of(inputs.squares(phase, digit)), batch.variance, power)
-                variance = _numpy(power)
+        digits = work.plan.loop.drive.digits
+        normals = self._drawn(conversion, digits, block.count)
+        for digit in range(digits):
+            current, variance = _currents(conversion, block, digit, space)
             convert(
-                _numpy(current),
-                variance,
+                to_numpy(current),
+                to_numpy(variance),
                 conversion.shift,
                 conversion.curves,
                 conversion.bend,
                 conversion.own,
-                none if normals is None else normals[digit],
+                np.empty((0, 0, 0, 0), result.dtype) if normals is None else normals[digit],
                 work.key,
                 np.array([first, conversion.stream, digit]),
                 conversion.limits,
@@ -201,19 +152,26 @@ class BlockRunner:
                 result,
             )
             if self._show is not None:
-                self._show(work.plan.loop.layer, batch, digit, len(digits), current.clone())
+                codes = conversion.by_drive(current).clone()
+                self._show(work.plan.loop.layer, conversion.batch, digit, digits, codes)
 
-    def _drawn(self, batch: Batch, digits: int, windows: int) -> Array | None:
+    def _drawn(self, conversion: Conversion, digits: int, windows: int) -> Array | None:
         """Numbers ``(digits, 2, drives, windows, cols)`` of the read and the readout; None to draw them by counter."""
         if self._draw is None:
             return None
+        batch = conversion.batch
         like = batch.matrix.new_empty(len(batch.drives), windows, batch.matrix.shape[2])
-        found = np.zeros((digits, 2, *like.shape), _numpy(like).dtype)
-        own = batch.own_noise is not None or (batch.bends is not None and batch.bends.noise is not None)
-        for at, (kind, wanted) in enumerate((("read", batch.variance is not None), ("readout", own))):
-            if wanted:
-                found[:, at] = np.stack([_numpy(drawn) for drawn in self._draw(batch, kind, digits, like)])
-        return found
+        shape = conversion.by_drive(like).shape if conversion.channels is None else (1, windows, len(batch.drives))
+        found = batch.matrix.new_zeros(digits, 2, *shape)
+        wanted: tuple[tuple[NoiseKind, bool], ...] = (
+            ("read", batch.variance is not None),
+            ("readout", conversion.own.size > 0),
+        )
+        for at, (kind, is_on) in enumerate(wanted):
+            if is_on:
+                for digit, drawn in enumerate(self._draw(batch, kind, digits, like)):
+                    conversion.by_drive(found[digit, at])[:] = drawn
+        return to_numpy(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,61 +189,16 @@ class _Work:
     def parts(self, x: Tensor) -> Iterator[tuple[Tensor, int]]:
         """Inputs of the samples that are worked on together, and the number of their first window."""
         gather = self.plan.loop.gather
-        if gather.kind == "vectors":
+        vectors = gather.kind == "vectors"
+        if vectors:
             x = x.reshape(-1, gather.channels)
-        each = max(x.numel() // len(x), 1) if len(x) else 1
-        windows = prod(self.shape[1:]) if gather.kind != "vectors" else 1
-        count = max(GROUP // each, 1, self.plan.rows if gather.kind == "vectors" else 1)
-        count = max(min(count, -(-len(x) // torch.get_num_threads())), 1)
-        if self.whole:
-            count = max(len(x), 1)
-        for start in range(0, len(x), count):
-            yield x[start : start + count], start * windows
-
-    def blocks(self, x: Tensor, space: _Workspace) -> Iterator[tuple[int, Tensor]]:
-        """Codes of some windows, ``(windows, length)``, and the number of the first of them."""
-        gather = self.plan.loop.gather
-        if gather.kind == "vectors":
-            codes = space.take("codes", *x.shape)
-            self._write(x.detach().reshape(len(x), 1, 1, 1, -1), codes.view(len(x), 1, 1, 1, -1), (0, 0, 0))
-            direct = True
-        else:
-            rank = len(gather.kernel)
-            windows = conv_windows(gather, tuple(x.shape[2:]))
-            ones = (1,) * (3 - rank)
-            images = x.detach().movedim(1, -1).reshape(len(x), *ones, *x.shape[2:], x.shape[1])
-            pads = ((0, 0),) * (3 - rank) + windows.pads
-            sizes = [size + begin + end for size, (begin, end) in zip(images.shape[1:4], pads, strict=True)]
-            buffer = space.take("codes", len(x), *sizes, x.shape[1])
-            if any(map(any, pads)):
-                buffer.zero_()
-            self._write(images, buffer, tuple(begin for begin, _ in pads))
-            codes = buffer.view(-1, x.shape[1])
-            direct = all(k == 1 for k in gather.kernel) and all(s == 1 for s in gather.strides)
-        count = len(x) * prod(self.shape[1:]) if gather.kind != "vectors" else len(x)
-        step = max(count, 1) if self.whole else self.plan.rows
-        if not direct:
-            of_axes = (windows.out, gather.kernel, gather.strides, gather.dilations)
-            axes = np.array([(1,) * (3 - rank) + tuple(values) for values in of_axes])
-        for start in range(0, count, step):
-            stop = min(start + step, count)
-            if direct:
-                yield start, codes[start:stop]
-                continue
-            found = space.take("windows", stop - start, gather.length)
-            gather_windows(_numpy(buffer), start, axes, gather.groups, _numpy(found))
-            yield start, found
-
-    def _write(self, images: Tensor, buffer: Tensor, begins: tuple[int, ...]) -> None:
-        loop = self.plan.loop
-        kind = _numpy(buffer).dtype.type
-        top = loop.drive.code_max
-        step = kind(loop.full_scale if top is None else loop.full_scale / top)
-        low, high = kind(-(top or 0) if loop.signed else 0), kind(top or 0)
-        magic = kind(0 if top is None else ROUND[buffer.dtype])
-        values = _numpy(images.to(buffer.dtype).contiguous())
-        if not write_codes(values, step, low, high, magic, np.array(begins), _numpy(buffer)):
-            raise DataError(f"input of layer {loop.layer!r}", "must be finite, and has NaN or infinite values")
+        samples = len(x)
+        if not samples:
+            return
+        count = max(GROUP // max(x.numel() // samples, 1), self.plan.rows if vectors else 1)
+        count = samples if self.whole else min(count, -(-samples // torch.get_num_threads()))
+        for start in range(0, samples, count):
+            yield x[start : start + count], start * (1 if vectors else prod(self.shape[1:]))
 
 
 def runs_here(loop: CompiledLoop, spec: HardwareSpec) -> bool:
@@ -296,9 +209,25 @@ def runs_here(loop: CompiledLoop, spec: HardwareSpec) -> bool:
     return not solved and not (shared and any(batch.variance is not None for batch in batches))
 
 
-def _numpy(value: Tensor) -> Array:
-    found: Array = value.numpy()
-    return found
+def _currents(conversion: Conversion, block: Block, digit: int, space: Workspace) -> tuple[Tensor, Tensor]:
+    """Currents of a digit, and the variance of their noise (of size 0 for none), ``(drives, windows, cols)``."""
+    batch, phase = conversion.batch, conversion.batch.drives[0].phase
+    if conversion.channels is not None:
+        samples, channels = block.samples, conversion.channels
+        current = space.take("current", 1, block.count, channels.matrix.shape[1])
+        variance = space.take("variance", *(current.shape if channels.variance.size else (0, 0, 0)))
+        pixels = to_numpy(samples.driven(phase)[digit])
+        arguments = pixels, block.start, samples.axes, channels.first, channels.matrix, channels.variance
+        multiply_channels(*arguments, to_numpy(current), to_numpy(variance))
+        return current, variance
+    shape = len(batch.drives), block.count, batch.matrix.shape[2]
+    current = space.take("current", *shape)
+    _multiply(batch.rows_of(block.inputs(phase, digit)), batch.matrix, current)
+    if batch.variance is None:
+        return current, space.take("variance", 0, 0, 0)
+    variance = space.take("variance", *shape)
+    _multiply(batch.rows_of(block.squares(phase, digit)), batch.variance, variance)
+    return current, variance
 
 
 def _multiply(inputs: Tensor, matrix: Tensor, out: Tensor) -> None:

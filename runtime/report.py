@@ -12,8 +12,8 @@ class _Record(BaseModel):
 class WireReport(_Record):
     """What wires and access resistance do to a layer on its calibration vectors, and what pre-distortion leaves of it.
 
-    Errors are relative to the exact products without wires, root-mean-square over the layer's tiles. The last three
-    are None where targets were not pre-distorted.
+    Errors are relative to the exact products without wires, root-mean-square over the layer's tiles that put out
+    anything on those vectors. The last three are None where targets were not pre-distorted.
     """
 
     closed_form_error: float = Field(description="of the currents by the closed form, against the exact solution")

@@ -99,3 +99,49 @@ def gather_windows(image: Any, first: int, axes: Ints, groups: int, out: Any) ->
                         for k in range(run):
                             target[k] = source[k]
                         at += run
+
+
+@compiled("contract", "nsz")
+def multiply_channels(
+    image: Any, first: int, axes: Ints, channel: int, matrix: Any, variance: Any, current: Any, power: Any
+) -> None:
+    """Products of the windows of each channel with its own column, without gathering them.
+
+    Parameters
+    ----------
+    image, first, axes
+        As for `gather_windows`.
+    channel
+        The first channel.
+    matrix, variance : (taps, channels)
+        What a channel's taps are multiplied with, and their squares; the latter of size 0 for none.
+    current, power : (1, windows, channels)
+        Filled; the latter of size 0 for none.
+    """
+    shape, kernel, strides, dilations = axes[0], axes[1], axes[2], axes[3]
+    count = matrix.shape[1]
+    per_plane = shape[1] * shape[2]
+    per_sample = shape[0] * per_plane
+    noisy = variance.size > 0
+    for i in range(current.shape[1]):
+        sample, rest = divmod(first + i, per_sample)
+        plane, rest = divmod(rest, per_plane)
+        row, column = divmod(rest, shape[2])
+        sums = current[0, i]
+        sums[:] = 0
+        if noisy:
+            power[0, i, :] = 0
+        tap = 0
+        for u in range(kernel[0]):
+            for v in range(kernel[1]):
+                for w in range(kernel[2]):
+                    depth, height = plane * strides[0] + u * dilations[0], row * strides[1] + v * dilations[1]
+                    pixel = image[sample, depth, height, column * strides[2] + w * dilations[2]]
+                    codes, weights = pixel[channel : channel + count], matrix[tap]
+                    for k in range(count):
+                        sums[k] += codes[k] * weights[k]
+                    if noisy:
+                        powers, squares = power[0, i], variance[tap]
+                        for k in range(count):
+                            powers[k] += codes[k] * codes[k] * squares[k]
+                    tap += 1

@@ -89,15 +89,17 @@ def margin(chip: ProgrammedChip, conversion: Conversion) -> Float64:
     return found
 
 
-def run_engine(chip: ProgrammedChip, x: Float64, dtype: torch.dtype) -> tuple[list[Float64], dict[Key, Float64]]:
-    """Outputs, and the codes of each conversion."""
+def run_engine(
+    chip: ProgrammedChip, x: Float64, dtype: torch.dtype, *, blocks: bool
+) -> tuple[list[Float64], dict[Key, Float64]]:
+    """Outputs, and the codes of each conversion; in compiled blocks, or in torch operations alone."""
     codes: dict[Key, Float64] = {}
 
     def watch(layer: str, tile: str, phase: Phase, number: int, found: torch.Tensor) -> None:
         assert layer == "layer"
         codes[tile, phase, number] = found.numpy().astype(np.float64)
 
-    return Engine(chip, dtype=dtype, watch=watch, noise=fixed_noise)(x), codes
+    return Engine(chip, dtype=dtype, watch=watch, noise=fixed_noise, blocks=blocks)(x), codes
 
 
 def assert_same_values(found: Float64, wanted: Float64, tolerance: float = 1e-9) -> None:
@@ -107,9 +109,16 @@ def assert_same_values(found: Float64, wanted: Float64, tolerance: float = 1e-9)
 
 
 def assert_agree(chip: ProgrammedChip, x: Float64) -> None:
-    """In float64: equal codes but at ties, and equal outputs to 1e-9."""
+    """In float64: equal codes but at ties, and equal outputs to 1e-9; in compiled blocks, and in torch alone."""
     wanted, conversions = run_reference(chip, x)
-    found, codes = run_engine(chip, x, torch.float64)
+    for blocks in (True, False):
+        assert_same(*run_engine(chip, x, torch.float64, blocks=blocks), wanted, conversions)
+
+
+def assert_same(
+    found: list[Float64], codes: dict[Key, Float64], wanted: list[Float64], conversions: dict[Key, Watched]
+) -> None:
+    """Equal codes but at ties, and equal outputs to 1e-9."""
     assert codes.keys() == conversions.keys()
     same = True
     for key, conversion in conversions.items():
@@ -129,14 +138,15 @@ def assert_agree(chip: ProgrammedChip, x: Float64) -> None:
 def assert_nearly_agree(chip: ProgrammedChip, x: Float64, conversions: int) -> None:
     """In float32: at most 1e-4 of the codes differ, each by one; there are so many conversions at least."""
     _, wanted = run_reference(chip, x)
-    _, codes = run_engine(chip, x, torch.float32)
-    total = different = 0
-    for key, conversion in wanted.items():
-        if conversion.margin is None:
-            continue
-        gap = np.abs(codes[key] - conversion.codes) * (conversion.margin > TIE)
-        assert gap.max() <= 1
-        different += int(gap.sum())
-        total += gap.size
-    assert total >= conversions
-    assert different <= 1e-4 * total
+    for blocks in (True, False):
+        _, codes = run_engine(chip, x, torch.float32, blocks=blocks)
+        total = different = 0
+        for key, conversion in wanted.items():
+            if conversion.margin is None:
+                continue
+            gap = np.abs(codes[key] - conversion.codes) * (conversion.margin > TIE)
+            assert gap.max() <= 1
+            different += int(gap.sum())
+            total += gap.size
+        assert total >= conversions
+        assert different <= 1e-4 * total

@@ -207,7 +207,8 @@ def _report(tiles: list[_Result]) -> WireReport:
     moved = [result.moved for result in tiles if result.moved is not None]
 
     def together(errors: list[float]) -> float:
-        return float(np.sqrt(np.mean(np.square(errors))))
+        known = [error for error in errors if np.isfinite(error)]  # none is relative to an output that is always 0
+        return float(np.sqrt(np.mean(np.square(known)))) if known else 0.0
 
     return WireReport(
         closed_form_error=together([result.closed_form for result in tiles]),

@@ -1,11 +1,12 @@
 """Pre-distorted targets on the path from model to chip: what they gain, and that verification sees through them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_programs import compile_small, matmul, small_spec
+from small_programs import compile_small, matmul, one_node, small_spec
 
 import xbarc
 from compiler.compile import CompileOptions, finish, run_compile
@@ -129,3 +130,17 @@ def test_verification_sees_changed_targets(change: object) -> None:
     report = xbarc.verify(change(program), model=model.proto.SerializeToString())
     assert not report.passed
     assert report.failures
+
+
+def test_tiles_without_output_have_no_relative_error(tmp_path: Path) -> None:
+    """A channel whose weights are zero, beside others on one array: its tile should put nothing out, and wires make it
+    put out something. The report still has numbers, which load."""
+    weight = np.random.default_rng(0).standard_normal((6, 1, 3, 3))
+    weight[2] = 0
+    model = one_node("Conv", weight, (6, 5, 5), group=6)
+    program = compile_small(model, small_spec({**WIRED, "array.rows": 64, "array.cols": 64}))
+    program.save(tmp_path / "quiet.xbar")
+    report = xbarc.load(tmp_path / "quiet.xbar").report.layers[0].wires
+    assert report is not None
+    assert report.error > 0
+    assert np.isfinite([report.closed_form_error, report.error]).all()

@@ -146,7 +146,7 @@ def test_replicas_average_their_results() -> None:
     several = replicated(program, 3, np.random.default_rng(0))
     check_program(several)
     x = model.inputs(3)
-    for run in (run_reference, lambda chip, x: run_engine(chip, x, torch.float64)):
+    for run in (run_reference, lambda chip, x: run_engine(chip, x, torch.float64, blocks=True)):
         found, wanted = (run(program_chip(one), x)[0][0] for one in (several, program))
         assert_close(found, wanted)
     np.testing.assert_allclose(several.decoded_weights("layer"), program.decoded_weights("layer"), rtol=1e-12)
