@@ -230,7 +230,7 @@ class BatchCompiler:
         bent = _is_bent(first)
 
         def rows(of: Callable[[_Part], Float64]) -> Tensor:
-            return self._tensor(np.stack([d.side_by_side([of(part) for part in d.parts]) for d in drives]))
+            return self._rows(drives, of)
 
         def row(of: Callable[[_Part], Float64]) -> Tensor:
             return rows(of)[:, None]
@@ -243,7 +243,7 @@ class BatchCompiler:
         return Batch(
             drives=drives,
             matrix=rows(lambda part: part.channel.matrix[part.rows] * (volt * _into(part))),
-            variance=rows(lambda part: _variance(part)[part.rows] * (volt * _into(part)) ** 2)
+            variance=_nonzero(rows(lambda part: _variance(part)[part.rows] * (volt * _into(part)) ** 2))
             if some(lambda part: part.channel.variance)
             else None,
             shift=_nonzero(row(_shift)) if noisy else None,
@@ -259,6 +259,14 @@ class BatchCompiler:
             summed=summed,
             whole=np.array_equal(flat, np.arange(length)),
         )
+
+    def slopes(self, layer: str, batch: Batch, of: Callable[[str, Channel], Float64]) -> Tensor:
+        """What `of` gives for tiles' channels, ``(rows, cols)`` as they lie, in a batch's own order and unit."""
+        volt = self._volt(layer)
+        return self._rows(batch.drives, lambda part: of(part.tile, part.channel)[part.rows] * (volt * _into(part)))
+
+    def _rows(self, drives: tuple[_Drive, ...], of: Callable[[_Part], Float64]) -> Tensor:
+        return self._tensor(np.stack([d.side_by_side([of(part) for part in d.parts]) for d in drives]))
 
     def _volt(self, layer: str) -> float:
         """Volts of one unit of the inputs: a code where drivers and devices are linear, else a volt."""

@@ -4,12 +4,10 @@ A block is some windows of some samples, so few that their codes and currents st
 to threads. Results are those of the engine's own torch operations, which remain for gradients and other devices.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from math import prod
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -20,17 +18,19 @@ from torch import Tensor
 from hwspec.spec import HardwareSpec
 from runtime.batches_torch import Batch
 from runtime.channels import NoiseKind
-from runtime.codes_torch import Block, SampleCodes, Workspace, to_numpy
+from runtime.codes_torch import Block, SampleCodes, to_numpy
 from runtime.convert_numba import convert
 from runtime.geometry import window_shape
 from runtime.geometry_torch import scatter_vectors
 from runtime.loops_torch import CompiledLoop
 from runtime.plans_torch import Conversion, Plan
 from runtime.windows_numba import multiply_channels
+from runtime.workers_torch import Workers, Workspace
 
 GROUP = 1 << 19
 """Codes of the samples that are worked on together."""
 
+_NOBODY = torch.empty(0, 0, 0, dtype=torch.uint8)
 Array = npt.NDArray[Any]
 Show = Callable[[str, Batch, int, int, Tensor], None]
 """Called after every conversion with the layer, the batch, the digit, their number, and the codes."""
@@ -67,19 +67,41 @@ class BlockRunner:
         for layer, loop in loops.items():
             self._plans[layer] = Plan.of(loop, stream)
             stream += sum(len(batch.drives) for store in loop.stores for batch in store.batches)
-        self._spaces: SimpleQueue[Workspace] = SimpleQueue()
+        self.workers = Workers(next((loop.bias.dtype for loop in loops.values()), torch.float32))
         self._calls = 0
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
 
     def runs(self, layer: str) -> bool:
         """Whether a layer's loop is among those given."""
         return layer in self._plans
 
+    def plan(self, layer: str) -> Plan:
+        """A layer's loop and its batches."""
+        return self._plans[layer]
+
+    def spec(self, layer: str) -> HardwareSpec:
+        """The hardware that a layer runs on."""
+        return self._specs[layer]
+
     def run(self, layer: str, x: Tensor) -> list[Tensor]:
         """What each store of a loop writes, for the loop's input."""
+        loop = self._plans[layer].loop
+        shape = window_shape(loop.gather, x.shape)
+        return [
+            scatter_vectors(store.scatter, total, shape, loop.bias if store.scatter.kind == "fold" else None)
+            for store, total in zip(loop.stores, self.results(layer, x), strict=True)
+        ]
+
+    def results(self, layer: str, x: Tensor, inside: Sequence[Sequence[Tensor]] | None = None) -> list[Tensor]:
+        """What is added up for each store, ``(windows, length)``, with the bias unless results are folded.
+
+        Parameters
+        ----------
+        layer, x
+            The loop, and its input.
+        inside
+            For every store and batch a tensor of ones, ``(windows, drives, cols)`` uint8, as its `Conversion` has them:
+            zero afterwards where the ADC clips.
+        """
         plan = self._plans[layer]
         loop = plan.loop
         shape = window_shape(loop.gather, x.shape)
@@ -87,49 +109,37 @@ class BlockRunner:
         key = np.random.SeedSequence((self._seed, self._calls)).generate_state(2).astype(np.uint32)
         self._calls += 1
         whole = self._show is not None or self._draw is not None
-        work = _Work(plan, self._specs[layer], shape, key, totals, whole)
-        parts = list(work.parts(x.detach()))
-        threads = torch.get_num_threads()
-        if threads == 1 or len(parts) == 1:
-            for part in parts:
-                self._run_part(work, *part)
-        else:
-            try:
-                list(self._pool.map(lambda part: self._run_part(work, *part), parts))
-            finally:
-                torch.set_num_threads(threads)  # a worker's own number is MKL's for all
-        return [
-            scatter_vectors(store.scatter, total, shape, loop.bias if store.scatter.kind == "fold" else None)
-            for store, total in zip(loop.stores, totals, strict=True)
-        ]
+        work = _Work(plan, self._specs[layer], key, totals, inside)
+        self.workers.each(sample_parts(plan, x.detach(), whole=whole), partial(self._run_part, work))
+        return totals
 
-    def _run_part(self, work: "_Work", x: Tensor, first: int) -> None:
-        try:
-            space = self._spaces.get_nowait()
-        except Empty:
-            space = Workspace(work.plan.loop.bias.dtype)
-        with torch.no_grad():
-            samples = SampleCodes(work.plan.loop, work.spec, x, space)
-            step = samples.count if work.whole else work.plan.rows
-            for start in range(0, samples.count, step):
-                block = Block(samples, start, min(start + step, samples.count), space)
-                self._run_block(work, block, first + start, space)
-        self._spaces.put(space)
+    def _run_part(self, work: "_Work", part: "Part", space: Workspace) -> None:
+        samples = SampleCodes(work.plan.loop, work.spec, part.x, space)
+        for block in part.blocks(samples, space):
+            self._run_block(work, block, part.first + block.start, space)
 
     def _run_block(self, work: "_Work", block: Block, first: int, space: Workspace) -> None:
         loop = work.plan.loop
-        for store, conversions, total in zip(loop.stores, work.plan.conversions, work.totals, strict=True):
+        for number, (store, total) in enumerate(zip(loop.stores, work.totals, strict=True)):
             result = total[first : first + block.count]
             result[:] = 0 if store.scatter.kind == "fold" else loop.bias
             if store.constant is not None:
                 result += store.constant
-            for conversion in conversions:
-                self._convert(work, conversion, block, first, to_numpy(result), space)
+            for at, conversion in enumerate(work.plan.conversions[number]):
+                inside = _NOBODY if work.inside is None else work.inside[number][at][first : first + block.count]
+                self._convert(work, conversion, block, first, to_numpy(result), to_numpy(inside), space)
             if store.residue is not None:
                 result[:] = store.residue.add_to(result, block.codes())
 
     def _convert(
-        self, work: "_Work", conversion: Conversion, block: Block, first: int, result: Array, space: Workspace
+        self,
+        work: "_Work",
+        conversion: Conversion,
+        block: Block,
+        first: int,
+        result: Array,
+        inside: Array,
+        space: Workspace,
     ) -> None:
         digits = work.plan.loop.drive.digits
         normals = self._drawn(conversion, digits, block.count)
@@ -150,6 +160,7 @@ class BlockRunner:
                 conversion.factors[digit],
                 conversion.segments,
                 result,
+                inside,
             )
             if self._show is not None:
                 codes = conversion.by_drive(current).clone()
@@ -180,25 +191,42 @@ class _Work:
 
     plan: Plan
     spec: HardwareSpec
-    shape: tuple[int, ...]
     key: npt.NDArray[np.uint32]
     totals: list[Tensor]
-    whole: bool
-    """Whether all windows are one block."""
+    inside: Sequence[Sequence[Tensor]] | None
 
-    def parts(self, x: Tensor) -> Iterator[tuple[Tensor, int]]:
-        """Inputs of the samples that are worked on together, and the number of their first window."""
-        gather = self.plan.loop.gather
-        vectors = gather.kind == "vectors"
-        if vectors:
-            x = x.reshape(-1, gather.channels)
-        samples = len(x)
-        if not samples:
-            return
-        count = max(GROUP // max(x.numel() // samples, 1), self.plan.rows if vectors else 1)
-        count = samples if self.whole else min(count, -(-samples // torch.get_num_threads()))
-        for start in range(0, samples, count):
-            yield x[start : start + count], start * (1 if vectors else prod(self.shape[1:]))
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Samples that are worked on together: inputs, numbers of the first sample and window, windows of a block."""
+
+    x: Tensor
+    start: int
+    first: int
+    rows: int | None
+
+    def blocks(self, samples: SampleCodes, space: Workspace) -> Iterator[Block]:
+        """Their windows, block by block."""
+        step = self.rows or samples.count
+        for start in range(0, samples.count, step):
+            yield Block(samples, start, min(start + step, samples.count), space)
+
+
+def sample_parts(plan: Plan, x: Tensor, *, whole: bool = False) -> Iterator[Part]:
+    """The input of a loop cut into parts, or as one part of one block."""
+    gather = plan.loop.gather
+    shape = window_shape(gather, x.shape)
+    vectors = gather.kind == "vectors"
+    if vectors:
+        x = x.reshape(-1, gather.channels)
+    samples = len(x)
+    if not samples:
+        return
+    count = max(GROUP // max(x.numel() // samples, 1), plan.rows if vectors else 1)
+    count = samples if whole else min(count, -(-samples // torch.get_num_threads()))
+    for start in range(0, samples, count):
+        first = start * (1 if vectors else prod(shape[1:]))
+        yield Part(x[start : start + count], start, first, None if whole else plan.rows)
 
 
 def runs_here(loop: CompiledLoop, spec: HardwareSpec) -> bool:

@@ -1,6 +1,5 @@
 """DAC codes of some samples on the CPU, and blocks of their windows: each worked out once for all that needs it."""
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,9 @@ from runtime.loops_torch import CompiledLoop
 from runtime.plans_torch import ROUND
 from runtime.tables import Phase
 from runtime.windows_numba import gather_windows, write_codes
+from runtime.workers_torch import Workspace
 
 Array = npt.NDArray[Any]
-
-
-class Workspace:
-    """Memory of one worker, kept between blocks."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._held: dict[str, Tensor] = {}
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """Memory of this shape, with whatever was in it."""
-        count = prod(shape)
-        if name not in self._held or len(self._held[name]) < count:
-            self._held[name] = torch.empty(count, dtype=self.dtype)
-        return self._held[name][:count].view(shape)
 
 
 class SampleCodes:
@@ -72,7 +57,9 @@ class SampleCodes:
         self.codes = space.take("codes", len(x), *sizes, gather.channels)
         if any(map(any, pads)):
             self.codes.zero_()
-        self._write(images, np.array([begin for begin, _ in pads]))
+        self.begins = np.array([begin for begin, _ in pads])
+        self.images = images.to(self.codes.dtype).contiguous()
+        self._write()
         self._driven: dict[Phase, list[Tensor]] = {}
 
     @property
@@ -80,25 +67,39 @@ class SampleCodes:
         """Whether a window is one pixel, and all of them follow one another."""
         return bool((self.axes[1:3] == 1).all())
 
+    def part(self, phase: Phase) -> Tensor:
+        """The part of the codes that a phase drives, in their shape."""
+        return self.codes if phase == "both" else (self.codes if phase == "+" else -self.codes).clamp(min=0)
+
     def driven(self, phase: Phase) -> list[Tensor]:
         """What each digit of the codes that a phase drives multiplies the matrices with, in the shape of the codes."""
         if phase not in self._driven:
-            codes = self.codes
-            part = codes if phase == "both" else (codes if phase == "+" else -codes).clamp(min=0)
             drive, suffice = self.loop.drive, self.loop.in_codes
-            self._driven[phase] = digit_inputs(part, drive, self._spec, codes_suffice=suffice)[0]
+            self._driven[phase] = digit_inputs(self.part(phase), drive, self._spec, codes_suffice=suffice)[0]
         return self._driven[phase]
 
-    def _write(self, images: Tensor, begins: npt.NDArray[np.int64]) -> None:
-        loop = self.loop
-        kind = to_numpy(self.codes).dtype.type
-        top = loop.drive.code_max
-        step = kind(loop.full_scale if top is None else loop.full_scale / top)
-        low, high = kind(-(top or 0) if loop.signed else 0), kind(top or 0)
-        magic = kind(0 if top is None else ROUND[self.codes.dtype])
-        values = to_numpy(images.to(self.codes.dtype).contiguous())
-        if not write_codes(values, step, low, high, magic, begins, to_numpy(self.codes)):
-            raise DataError(f"input of layer {loop.layer!r}", "must be finite, and has NaN or infinite values")
+    @property
+    def step(self) -> Any:
+        """Input of one code, in the type that is computed in."""
+        top = self.loop.drive.code_max
+        return self._number(self.loop.full_scale if top is None else self.loop.full_scale / top)
+
+    def limits(self, none: float) -> tuple[Any, Any]:
+        """Smallest and largest code; minus and plus `none` for an ideal DAC."""
+        top = self.loop.drive.code_max
+        if top is None:
+            return self._number(-none), self._number(none)
+        return self._number(-top if self.loop.signed else 0), self._number(top)
+
+    def _number(self, value: float) -> Any:
+        return to_numpy(self.codes).dtype.type(value)
+
+    def _write(self) -> None:
+        magic = self._number(0 if self.loop.drive.code_max is None else ROUND[self.codes.dtype])
+        arguments = self.step, *self.limits(0.0), magic, self.begins, to_numpy(self.codes)
+        if not write_codes(to_numpy(self.images), *arguments):
+            name = self.loop.layer
+            raise DataError(f"input of layer {name!r}", "must be finite, and has NaN or infinite values")
 
 
 class Block:
@@ -129,6 +130,13 @@ class Block:
         if key not in self._windows:
             self._windows[key] = self._gather(self.samples.driven(phase)[digit], f"{phase}{digit}")
         return self._windows[key]
+
+    def part(self, phase: Phase) -> Tensor:
+        """The part of the codes that a phase drives, ``(windows, length)``."""
+        drive = self.samples.loop.drive
+        if drive.digits == 1 and self.samples.loop.in_codes:
+            return self.inputs(phase, 0)
+        return self._gather(self.samples.part(phase), f"part{phase}")
 
     def squares(self, phase: Phase, digit: int) -> Tensor:
         """Squares of the inputs."""

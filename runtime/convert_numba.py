@@ -27,6 +27,13 @@ def _bend(row: Any, curve: Any, cubic: Any, turn: Any, saturation: Any) -> None:
 
 
 @compiled()
+def _clipped(row: Any, low: Any, high: Any, inside: npt.NDArray[np.uint8]) -> None:
+    """Zero where a current lies more than half a step beyond the codes."""
+    for j in range(row.shape[0]):
+        inside[j] &= (row[j] >= low - 0.5) & (row[j] <= high + 0.5)
+
+
+@compiled()
 def _count(row: Any, thresholds: Any, low: Any) -> None:
     """Codes by each column's own thresholds: a guess half-way between codes, and steps to where it truly lies."""
     count = thresholds.shape[1]
@@ -56,6 +63,7 @@ def convert(
     factor: Any,
     segments: npt.NDArray[np.int64],
     total: Any,
+    inside: npt.NDArray[np.uint8],
 ) -> None:
     """Convert currents and add what they stand for to `total`; `current` holds the codes afterwards.
 
@@ -83,6 +91,8 @@ def convert(
         Drive, first column, first element of the result, and length of every run of columns.
     total : (windows, length)
         The results.
+    inside : (windows, drives, cols)
+        Where the ADC clips this becomes 0; of size 0 if nobody asks.
     """
     drives, windows, cols = current.shape
     noisy, drawn = variance.size > 0, normals.size > 0
@@ -117,6 +127,8 @@ def convert(
             if curves.size > 0:
                 for j in range(cols):
                     row[j] = row[j] * curves[d, 3, j] + curves[d, 4, j]
+            if inside.size > 0 and limits.size > 0:
+                _clipped(row, limits[0], limits[1], inside[i, d])
             if thresholds.size > 0:
                 _count(row, thresholds[d], limits[0])
             elif limits.size > 0:

@@ -5,6 +5,7 @@ loaded vector drives become one matrix, row blocks and groups of equal shape one
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from hwspec.errors import DataError
 from hwspec.spec import HardwareSpec
+from runtime.backward_torch import loop_results
 from runtime.batches_torch import Batch, digit_inputs
 from runtime.blocks_torch import BlockRunner, runs_here
 from runtime.channels import NoiseSource
@@ -36,6 +38,14 @@ Watcher = Callable[[str, str, Phase, int, Tensor], None]
 _TORCH_SEEDS = 1 << 63
 BLOCK_ELEMENTS = 1 << 25
 """Elements of gathered vectors in flight: larger inputs run a few samples at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trainable:
+    """What takes the gradients of a loop: its bias, and the matrices of its batches, store by store."""
+
+    bias: Tensor
+    matrices: tuple[Tensor, ...]
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -69,7 +79,8 @@ class Engine:
     noise
         Gives standard normal numbers for every tile, in place of those of the seed.
     blocks
-        Whether loops run in compiled blocks (`runtime.blocks_torch`) where they can: on the CPU, without gradient.
+        Whether loops run in compiled blocks (`runtime.blocks_torch`) where they can, which is on the CPU. Gradients go
+        straight through what rounds there; without blocks they are those of the operations as they are.
     """
 
     def __init__(
@@ -83,18 +94,13 @@ class Engine:
         noise: NoiseSource | None = None,
         blocks: bool = True,
     ) -> None:
-        self._chip, self._watch, self._dtype = chip, watch, dtype
+        self._watch, self._dtype, self._seed = watch, dtype, seed
         self._device = find_device(device)
         self._noise = Noise(torch.Generator(self._device).manual_seed(seed % _TORCH_SEEDS), noise)
+        self._draw = None if noise is None else self._noise.draw
+        self._in_blocks = blocks and self._device.type == "cpu" and dtype in (torch.float32, torch.float64)
+        self.put(chip)
         program = chip.program
-        compiler = LoopCompiler(chip, self._tensor)
-        self._loops = {loop.layer: compiler.compile(loop) for loop in program.tables.loops}
-        self._blocks: BlockRunner | None = None
-        if blocks and self._device.type == "cpu" and dtype in (torch.float32, torch.float64):
-            specs = {layer: chip.layer_spec(layer) for layer in self._loops}
-            here = {layer: loop for layer, loop in self._loops.items() if runs_here(loop, specs[layer])}
-            draw = None if noise is None else self._noise.draw
-            self._blocks = BlockRunner(here, specs, seed, None if watch is None else self._show, draw)
         self._segments: dict[str, TorchSegment | HostSegment] = {}
         self.host_reasons: dict[str, str] = {}
         """Segments that run in onnxruntime, with the operator that has no torch translation."""
@@ -106,6 +112,21 @@ class Engine:
                 self.host_reasons[name] = "; ".join(f"{node}: {reason}" for node, reason in missing.items())
             else:
                 self._segments[name] = TorchSegment(model, self._device)
+
+    def put(self, chip: ProgrammedChip) -> None:
+        """Run another chip from now on, which holds the same program or one of the same digital segments."""
+        self._chip = chip
+        self.compiler = LoopCompiler(chip, self._tensor)
+        """Made the loops."""
+        self.loops = {loop.layer: self.compiler.compile(loop) for loop in chip.program.tables.loops}
+        """The loops by layer."""
+        self.trainable: dict[str, Trainable] = {}
+        """Layers whose bias and matrices take gradients, where these are enabled."""
+        self._blocks: BlockRunner | None = None
+        if self._in_blocks:
+            specs = {layer: chip.layer_spec(layer) for layer in self.loops}
+            here = {layer: loop for layer, loop in self.loops.items() if runs_here(loop, specs[layer])}
+            self._blocks = BlockRunner(here, specs, self._seed, self._show if self._watch else None, self._draw)
 
     def __call__(self, inputs: Mapping[str, Any] | Any) -> list[Any]:
         """Outputs of the program as numpy arrays, in the order of the model's, as onnxruntime's ``run`` gives them."""
@@ -122,7 +143,7 @@ class Engine:
         keep = {info.name for info in tables.outputs}
         last: dict[str, int] = {}
         for number, step in enumerate(tables.instructions):
-            last |= dict.fromkeys(step.inputs if isinstance(step, Host) else [self._loops[step.layer].source], number)
+            last |= dict.fromkeys(step.inputs if isinstance(step, Host) else [self.loops[step.layer].source], number)
         for number, step in enumerate(tables.instructions):
             if isinstance(step, Host):
                 self._host(step, buffers)
@@ -144,20 +165,32 @@ class Engine:
 
     def loop(self, layer: str, buffers: dict[str, Any]) -> None:
         """Run one loop on `buffers`."""
-        loop = self._loops[layer]
+        loop = self.loops[layer]
         x: Tensor = buffers[loop.source]
-        if self._blocks is not None and self._blocks.runs(layer) and not (torch.is_grad_enabled() and x.requires_grad):
-            for store, results in zip(loop.stores, self._blocks.run(layer, x), strict=True):
-                buffers[store.buffer] = results.to(store.dtype)
+        if self._blocks is not None and self._blocks.runs(layer):
+            follows = torch.is_grad_enabled() and (x.requires_grad or layer in self.trainable)
+            written = self._with_gradient(self._blocks, loop, x) if follows else self._blocks.run(layer, x)
+            for store, values in zip(loop.stores, written, strict=True):
+                buffers[store.buffer] = values.to(store.dtype)
             return
         shape = window_shape(loop.gather, x.shape)
         per_sample = prod(shape[1:]) * loop.length
         step = max(BLOCK_ELEMENTS // max(per_sample, 1), 1) if shape else 1
         parts = [x] if not shape or shape[0] <= step else list(torch.split(x, step))
-        written = [self._run_block(loop, part) for part in parts]
+        blocks = [self._run_block(loop, part) for part in parts]
         for number, store in enumerate(loop.stores):
-            pieces = [block[number] for block in written]
+            pieces = [block[number] for block in blocks]
             buffers[store.buffer] = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).to(store.dtype)
+
+    def _with_gradient(self, blocks: BlockRunner, loop: CompiledLoop, x: Tensor) -> list[Tensor]:
+        matrices = tuple(batch.matrix for store in loop.stores for batch in store.batches)
+        trained = self.trainable.get(loop.layer, Trainable(loop.bias, matrices))
+        results = loop_results(blocks, loop.layer, x.to(self._dtype), trained.bias, trained.matrices)
+        shape = window_shape(loop.gather, x.shape)
+        return [
+            scatter_vectors(store.scatter, result, shape, trained.bias if store.scatter.kind == "fold" else None)
+            for store, result in zip(loop.stores, results, strict=True)
+        ]
 
     def _run_block(self, loop: CompiledLoop, x: Tensor) -> list[Tensor]:
         shape = window_shape(loop.gather, x.shape)

@@ -53,7 +53,8 @@ class LoopCompiler:
 
     def __init__(self, chip: ProgrammedChip, to_tensor: ToTensor) -> None:
         self._chip, self._tensor = chip, to_tensor
-        self._batches = BatchCompiler(chip, to_tensor)
+        self.batches = BatchCompiler(chip, to_tensor)
+        """Compiles their batches."""
 
     def compile(self, loop: Loop) -> CompiledLoop:
         """Everything that does not depend on the inputs."""
@@ -75,8 +76,8 @@ class LoopCompiler:
                 residues.setdefault(step.into, []).append(loads[step.source])
             else:
                 length, terms = program.scatters[step.scatter].length, sums[step.source]
-                batches = self._batches.batches(loop.layer, terms, length)
-                constant = self._batches.constant(loop.layer, terms, length)
+                batches = self.batches.batches(loop.layer, terms, length)
+                constant = self.batches.constant(loop.layer, terms, length)
                 residue = residue_matrix(self._chip, loop.layer, residues.get(step.source, []), self._tensor)
                 dtype: torch.dtype = getattr(torch, program.dtypes[step.buffer])
                 stores.append(

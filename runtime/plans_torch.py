@@ -69,6 +69,8 @@ class Conversion:
     limits: Array
     thresholds: Array
     factors: tuple[Array, ...]
+    slope: Array
+    """Of the result over the product of a column with the codes, ``(drives, cols)``, where nothing clips or rounds."""
     segments: npt.NDArray[np.int64]
 
     @classmethod
@@ -94,6 +96,10 @@ class Conversion:
             thresholds = batch.thresholds.numpy().reshape(drives, -1, batch.thresholds.shape[-1])
         columns = [drive.columns for drive in batch.drives]
         factor = each(batch.factor)
+        drive = loop.drive
+        unit = drive.top / (drive.code_max or 1) if drive.digits > 1 else 1.0
+        unit *= 1.0 if loop.in_codes else drive.v_read / drive.top
+        slope = factor * unit * (1.0 if bends is None else each(bends.gain) * each(bends.to_lsb))
         return cls(
             batch=batch,
             channels=channels,
@@ -104,11 +110,15 @@ class Conversion:
             own=each(own),
             limits=none if batch.limits is None else np.array([*batch.limits, ROUND[batch.matrix.dtype]], none.dtype),
             thresholds=thresholds,
-            factors=tuple(
-                (factor * loop.drive.digit_weight(digit)).astype(none.dtype) for digit in range(loop.drive.digits)
-            ),
+            factors=tuple((factor * drive.digit_weight(digit)).astype(none.dtype) for digit in range(drive.digits)),
+            slope=slope.astype(none.dtype),
             segments=_runs([np.concatenate(columns)] if channels is not None else columns),
         )
+
+    def mask(self, windows: int) -> Tensor:
+        """Ones for every conversion, ``(windows, drives, cols)``; of size 0 where the ADC is ideal and never clips."""
+        shape = (windows, *self.factors[0].shape) if self.limits.size else (0, 0, 0)
+        return torch.ones(shape, dtype=torch.uint8)
 
     def by_drive(self, found: Tensor) -> Tensor:
         """What was found for all columns as the batch's drives have it, ``(drives, windows, cols)``; a view."""

@@ -154,7 +154,7 @@ def test_depthwise_columns_are_multiplied_without_gathering() -> None:
     """The plan sees channels in depthwise convolutions of one column each, and in nothing else."""
     for name, model in MODELS.items():
         engine = Engine(sampled(compile_small(model, small_spec({"array.rows": 32, "array.cols": 32}))))
-        loop = next(iter(engine._loops.values()))
+        loop = next(iter(engine.loops.values()))
         channels = [one.channels is not None for of_store in Plan.of(loop, 0).conversions for one in of_store]
         assert any(channels) == (name == "depthwise")
 
@@ -163,6 +163,6 @@ def test_columns_of_mapped_tiles_are_added_in_runs() -> None:
     """However a tile's columns lie, what is added to the result is one run of elements a drive."""
     spec = small_spec({"failures.stuck_hrs.rate": 0.1, "array.rows": 32, "array.cols": 32})
     engine = Engine(sampled(compile_small(matmul(64, 30), spec)))
-    loop = next(iter(engine._loops.values()))
+    loop = next(iter(engine.loops.values()))
     segments = np.concatenate([one.segments for one in Plan.of(loop, 0).conversions[0]])
     assert (segments[:, 3] == 30).all()

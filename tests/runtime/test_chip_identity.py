@@ -337,7 +337,7 @@ def test_without_effects_the_matrix_is_exact() -> None:
 
 def batches(program: TileProgram) -> list[Batch]:
     engine = Engine(sampled(program, 3))
-    return [batch for loop in engine._loops.values() for store in loop.stores for batch in store.batches]
+    return [batch for loop in engine.loops.values() for store in loop.stores for batch in store.batches]
 
 
 def test_wires_and_spread_cost_nothing_when_a_program_runs() -> None:

@@ -1,0 +1,69 @@
+"""Samples shared out to threads on the CPU, each with memory that it keeps."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from math import prod
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
+
+
+class Workspace:
+    """Memory of one worker, kept between blocks."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Memory of this shape, with whatever was in it."""
+        count = prod(shape)
+        if name not in self._held or len(self._held[name]) < count:
+            self._held[name] = torch.empty(count, dtype=self._dtype)
+        return self._held[name][:count].view(shape)
+
+
+class Workers:
+    """As many threads as torch computes with, one of which is the caller's where there is one.
+
+    Parameters
+    ----------
+    dtype
+        Of the memory that they keep.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._spaces: SimpleQueue[Workspace] = SimpleQueue()
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+
+    def each(self, parts: Iterable[Part], work: Callable[[Part, Workspace], Found]) -> list[Found]:
+        """What `work` finds for each part, without gradients; several parts at once."""
+        parts = list(parts)
+
+        def with_space(part: Part) -> Found:
+            try:
+                space = self._spaces.get_nowait()
+            except Empty:
+                space = Workspace(self._dtype)
+            with torch.no_grad():
+                found = work(part, space)
+            self._spaces.put(space)
+            return found
+
+        threads = torch.get_num_threads()
+        if threads == 1 or len(parts) < 2:
+            return [with_space(part) for part in parts]
+        try:
+            return list(self._pool.map(with_space, parts))
+        finally:
+            torch.set_num_threads(threads)  # a worker's own number is MKL's for all
