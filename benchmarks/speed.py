@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 12.0
-"""What the pairs of a work may take, at least three of them."""
+"""What the pairs of a work may take, once there are enough of them."""
 FEWEST = 5
 
 
@@ -30,24 +30,28 @@ def measure(name: str, threads: int, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(threads)
     work = WORKS[name]
     pair = work.prepare()
-    pair.ours()
-    pair.theirs()
-    ours, theirs = [], []
+    calls = [pair.ours] if pair.theirs is None else [pair.ours, pair.theirs]
+    found: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
     end = time.perf_counter() + seconds
-    while len(ours) < FEWEST or time.perf_counter() < end:
-        for call, found in ((pair.ours, ours), (pair.theirs, theirs))[:: 1 if len(ours) % 2 else -1]:
+    while len(found[0]) < FEWEST or time.perf_counter() < end:
+        order = range(len(calls)) if len(found[0]) % 2 else reversed(range(len(calls)))
+        for which in order:
             start = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - start)
-    ratios = [a / b / pair.times for a, b in zip(ours, theirs, strict=True)]
+            calls[which]()
+            found[which].append(time.perf_counter() - start)
+    ours = [1e3 * one / pair.times for one in found[0]]
+    theirs = [1e3 * one for one in found[1]] if len(calls) > 1 else None
+    ratios = ours if theirs is None else [a / b for a, b in zip(ours, theirs, strict=True)]
     return {
         "work": name,
         "what": work.what,
         "threads": threads,
-        "ms": round(1e3 * statistics.median(ours) / pair.times, 3),
-        "held_to_ms": round(1e3 * statistics.median(theirs), 3),
+        "ms": round(statistics.median(ours), 3),
+        "held_to_ms": None if theirs is None else round(statistics.median(theirs), 3),
         "ratio": round(statistics.median(ratios), 3),
-        "ratio_quartiles": [round(one, 3) for one in statistics.quantiles(ratios, n=4)[::2]],
+        "quartiles": [round(one, 3) for one in statistics.quantiles(ratios, n=4)[::2]],
         "at_most": work.at_most,
         "pairs": len(ours),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
@@ -92,8 +96,9 @@ def main() -> None:
             ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **limits})
             found = json.loads(ran.stdout.splitlines()[-1])
             results.append(found)
+            held_to = "" if found["held_to_ms"] is None else f"{found['held_to_ms']:.2f}"
             print(
-                f"{found['what']:<72} {threads:>7} {found['ms']:>9.2f} {found['held_to_ms']:>9.2f} "
+                f"{found['what']:<72} {threads:>7} {found['ms']:>9.2f} {held_to:>9} "
                 f"{found['ratio']:>6.2f} {found['at_most']:>7.1f} {found['peak_mb']:>6}",
                 flush=True,
             )

@@ -126,8 +126,9 @@ class _Backward:
             return
         rows = space.take("rows", *inputs.shape)
         torch.bmm(by_drive, step.matrix.transpose(1, 2), out=rows)
-        if phase != "both":
-            rows *= (inputs > 0) * (1 if phase == "+" else -1)
+        if phase != "both":  # at 0 either phase can take a change: each counts by half
+            signs = batch.rows_of(block.codes()).sign()
+            rows *= 0.5 * (1 + signs if phase == "+" else signs - 1)
         starts = np.array([drive.start for drive in batch.drives])
         samples = block.samples
         fold_windows(to_numpy(rows), starts, block.start, samples.axes, samples.loop.gather.groups, to_numpy(pixels))
