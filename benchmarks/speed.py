@@ -16,6 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import ROOT, write_between
+
+RESULT = ROOT / "benchmarks" / "results" / "speed.json"
 SECONDS = 12.0
 """What the pairs of a work may take, once there are enough of them."""
 FEWEST = 5
@@ -71,6 +74,27 @@ def machine() -> dict[str, Any]:
     }
 
 
+def table(told: dict[str, Any]) -> list[str]:
+    """The README's table: each work once, with every number of threads."""
+    results = told["results"]
+    threads = sorted({one["threads"] for one in results})
+    heads = "".join(f" | {count} thread{'s' if count > 1 else ''}" for count in threads)
+    lines = [f"| work{heads} | at most | MB |", "|---|" + "---|" * (len(threads) + 2)]
+    for name in dict.fromkeys(one["work"] for one in results):
+        of_work = {one["threads"]: one for one in results if one["work"] == name}
+        first = next(iter(of_work.values()))
+        plain = first["held_to_ms"] is None
+        cells = [
+            f"{of_work[count]['ratio']:.2f}{' ms' if plain else ''}" if count in of_work else "" for count in threads
+        ]
+        most = f"{first['at_most']:g}{' ms' if plain else ''}"
+        lines.append(f"| {first['what']} | {' | '.join(cells)} | {most} | {first['peak_mb']} |")
+    versions = ", ".join(
+        f"{name} {version}" for name, version in told["machine"]["versions"].items() if name != "xbarc"
+    )
+    return [*lines, "", f"{told['machine']['cpu']}, {told['machine']['cores']} cores; {versions}."]
+
+
 def main() -> None:
     """Run the works, print a line for each, and keep them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
@@ -78,6 +102,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2", help="numbers of threads, comma separated; default 1,2")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for the pairs of a work; default {SECONDS:g}")
     parser.add_argument("--json", type=Path, help="file for the figures, with machine and versions")
+    parser.add_argument("--write", action="store_true", help=f"keep the figures in {RESULT.name}, and in the README")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -102,10 +127,11 @@ def main() -> None:
                 f"{found['ratio']:>6.2f} {found['at_most']:>7.1f} {found['peak_mb']:>6}",
                 flush=True,
             )
-    if options.json:
-        options.json.write_text(
-            json.dumps({"machine": machine(), "results": results}, indent=1) + "\n", encoding="utf-8"
-        )
+    told = {"machine": machine(), "results": results}
+    for path in filter(None, (options.json, RESULT if options.write else None)):
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    if options.write:
+        write_between("speed", table(told))
 
 
 if __name__ == "__main__":

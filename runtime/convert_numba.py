@@ -13,6 +13,15 @@ from runtime.physics.normals_numba import fill_normals
 
 READ, READOUT = 0, 1
 """Which normal numbers of a conversion: of its devices' read noise, or of its readout."""
+_AT_ONCE = 1 << 14
+"""Normal numbers that are drawn at once: few enough to stay in the cache."""
+
+
+@compiled("contract", "nsz")
+def _add_noise(row: Any, variance: Any, draws: Any) -> None:
+    """Normal numbers of these variances on top."""
+    for j in range(row.shape[0]):
+        row[j] += np.sqrt(variance[j]) * draws[j]
 
 
 @compiled("contract", "nsz")
@@ -95,35 +104,35 @@ def convert(
         Where the ADC clips this becomes 0; of size 0 if nobody asks.
     """
     drives, windows, cols = current.shape
-    noisy, drawn = variance.size > 0, normals.size > 0
-    z = np.empty((windows, cols) if not drawn and (noisy or own.size > 0) else (0, 0), current.dtype)
+    noisy, wobbly, drawn = variance.size > 0, own.size > 0, normals.size > 0
+    step = max(_AT_ONCE // cols, 1)
+    z = np.empty((2, step * cols if not drawn and (noisy or wobbly) else 0), current.dtype)
     run = 0
     for d in range(drives):
-        if noisy and not drawn:
-            fill_normals(key, counter[0] * cols, counter[1] + d, 2 * counter[2] + READ, z.reshape(windows * cols))
-        if noisy:
-            of_read = normals[0, d] if drawn else z
-            for i in range(windows):
-                row, power, draw = current[d, i], variance[d, i], of_read[i]
-                for j in range(cols):
-                    row[j] += np.sqrt(max(power[j], power[j] * 0)) * draw[j]
-        if own.size > 0 and not drawn:
-            fill_normals(key, counter[0] * cols, counter[1] + d, 2 * counter[2] + READOUT, z.reshape(windows * cols))
-        of_own = normals[1, d] if drawn else z
         last = run
         while last < segments.shape[0] and segments[last, 0] == d:
             last += 1
         for i in range(windows):
+            at = i % step
+            if at == 0 and not drawn:
+                count = min(step, windows - i) * cols
+                first, stream, purpose = (counter[0] + i) * cols, counter[1] + d, 2 * counter[2]
+                if noisy:
+                    fill_normals(key, first, stream, purpose + READ, z[0, :count])
+                if wobbly:
+                    fill_normals(key, first, stream, purpose + READOUT, z[1, :count])
             row, result = current[d, i], total[i]
+            if noisy:
+                _add_noise(row, variance[d, i], normals[0, d, i] if drawn else z[0, at * cols : (at + 1) * cols])
             if shift.size > 0:
                 for j in range(cols):
                     row[j] += shift[d, j]
             if curves.size > 0:
                 _bend(row, curves[d], bend[0], bend[1], bend[2])
-            if own.size > 0:
-                draw = of_own[i]
+            if wobbly:
+                draws = normals[1, d, i] if drawn else z[1, at * cols : (at + 1) * cols]
                 for j in range(cols):
-                    row[j] += own[d, j] * draw[j]
+                    row[j] += own[d, j] * draws[j]
             if curves.size > 0:
                 for j in range(cols):
                     row[j] = row[j] * curves[d, 3, j] + curves[d, 4, j]

@@ -112,9 +112,14 @@ def fill_normals(key: npt.NDArray[np.uint32], first: int, stream: int, purpose: 
     while at < count:
         number, skip = (first + at) // CHUNK, (first + at) % CHUNK
         philox(key, number * LANES, stream, purpose, bits)
-        _box_muller(bits[0], bits[1], chunk[0], chunk[1])
-        _box_muller(bits[2], bits[3], chunk[2], chunk[3])
         take = min(CHUNK - skip, count - at)
-        for i in range(take):
-            out[at + i] = flat[skip + i]
+        if take == CHUNK:
+            found = out[at : at + CHUNK].reshape(4, LANES)
+            _box_muller(bits[0], bits[1], found[0], found[1])
+            _box_muller(bits[2], bits[3], found[2], found[3])
+        else:
+            _box_muller(bits[0], bits[1], chunk[0], chunk[1])
+            _box_muller(bits[2], bits[3], chunk[2], chunk[3])
+            for i in range(take):
+                out[at + i] = flat[skip + i]
         at += take
