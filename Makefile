@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench docs
+.PHONY: demo test lint bench bench-more docs
 
 # torch goes first and by its exact version: a range would let pip choose a build with GPU libraries of several GB.
 $(VENV)/.installed: pyproject.toml constraints.txt tests/real-models.txt
@@ -26,12 +26,17 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/mypy tests models benchmarks studies
 
+# Time and memory against torch; two result files are compared by `python -m benchmarks.compare OLD NEW`.
 bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.speed --json bench.json
+
+# The rest of benchmarks/: compiling, mapping, wires, and how time grows.
+bench-more: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.compile_resnet18
 	$(BIN)/python -m benchmarks.compile_faulty
 	$(BIN)/python -m benchmarks.wires
-	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.predistortion
+	$(BIN)/python -m benchmarks.growth
 
 docs: $(VENV)/.installed
 	$(BIN)/xbarc ops --markdown > docs/supported-ops.md

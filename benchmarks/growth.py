@@ -1,7 +1,8 @@
 """How time and memory grow: ``python -m benchmarks.growth [--write]``.
 
 Time of inference over the batch, over the tiles of a layer and over the chips, each through two decades, on one thread,
-with every effect; and the peak memory of the CNN at a batch of 1024. The slope of the logarithms over the upper decade
+with every effect; time of mapping around failed devices over the tiles, on all cores; and the peak memory of the CNN at
+a batch of 1024. The slope of the logarithms over the upper decade
 is printed: 1 is linear. ``--write`` keeps the figures in ``benchmarks/results/growth.json`` and draws them,
 ``docs/images/growth.svg``.
 """
@@ -26,6 +27,7 @@ import xbarc
 from benchmarks.results import ROOT
 from benchmarks.speed import machine
 from benchmarks.works import ALL, FEW_FAILURES, PLAIN, cnn, compiled
+from compiler.compile import CompileOptions
 from runtime.engine import Engine
 from runtime.programming import program_chip
 
@@ -90,6 +92,23 @@ def chips() -> list[tuple[int, float]]:
     return [(count, median(lambda count=count: run(count))) for count in CHIPS]  # type: ignore[misc]
 
 
+def mapping() -> list[tuple[int, float]]:
+    """Seconds of mapping one square linear layer around a chip's failed devices, for every number of tiles."""
+    found = []
+    spec = xbarc.HardwareSpec.preset("rram-128-faulty")
+    for count in TILES:
+        side = 128 * int(count**0.5)
+        torch.manual_seed(0)
+        layer = nn.Sequential(nn.Linear(side, side))
+        program = compiled(layer, torch.rand(1024, side), spec.name, {}, options=CompileOptions(robust=False))
+        chip = xbarc.Chip.sample(spec, program.arrays, seed=0)
+        xbarc.remap(program, chip)
+        start = time.perf_counter()
+        xbarc.remap(program, chip)
+        found.append((count, time.perf_counter() - start))
+    return found
+
+
 def slope(found: list[tuple[int, float]]) -> float:
     """Of the logarithms of time and number, over the upper decade."""
     upper = [(number, seconds) for number, seconds in found if 10 * number >= found[-1][0]]
@@ -112,8 +131,8 @@ def draw(told: dict[str, Any], path: Path) -> None:
     from studies.plot_style import GREY, Effort, label, panels, write
 
     def figure(_: Effort) -> Figure:
-        names = {"batch": "images of the CNN", "tiles": "tiles of a layer", "chips": "chips of LeNet-5"}
-        found, axes = panels(*(f"{name}: slope {told['slopes'][key]:.2f}" for key, name in names.items()), height=2.4)
+        names = {"batch": "images of the CNN", "tiles": "tiles", "chips": "chips", "mapping": "tiles mapped"}
+        found, axes = panels(*(f"slope {told['slopes'][key]:.2f}" for key in names), height=2.2)
         for axis, (key, name) in zip(axes, names.items(), strict=True):
             numbers, seconds = np.array(told[key]).T
             axis.loglog(numbers, numbers * seconds[-1] / numbers[-1], color=GREY, linewidth=1, linestyle="--")
@@ -138,8 +157,8 @@ def main() -> None:
     command = [sys.executable, "-m", "benchmarks.growth", "--peak"]
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **limits})
     told: dict[str, Any] = {"machine": machine(), "peak_mb_batch_1024": int(ran.stdout.splitlines()[-1])}
-    told |= {"batch": batches(), "tiles": tiles(), "chips": chips()}
-    told["slopes"] = {key: round(slope(told[key]), 3) for key in ("batch", "tiles", "chips")}
+    told |= {"batch": batches(), "tiles": tiles(), "chips": chips(), "mapping": mapping()}
+    told["slopes"] = {key: round(slope(told[key]), 3) for key in ("batch", "tiles", "chips", "mapping")}
     print(json.dumps(told, indent=1))
     if options.write:
         RESULT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
