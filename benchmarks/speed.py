@@ -85,7 +85,7 @@ def table(told: dict[str, Any]) -> list[str]:
         first = next(iter(of_work.values()))
         plain = first["held_to_ms"] is None
         cells = [
-            f"{of_work[count]['ratio']:.2f}{' ms' if plain else ''}" if count in of_work else "" for count in threads
+            f"{of_work[count]['ratio']:.3g}{' ms' if plain else ''}" if count in of_work else "" for count in threads
         ]
         most = f"{first['at_most']:g}{' ms' if plain else ''}"
         lines.append(f"| {first['what']} | {' | '.join(cells)} | {most} | {first['peak_mb']} |")
@@ -124,7 +124,7 @@ def main() -> None:
             held_to = "" if found["held_to_ms"] is None else f"{found['held_to_ms']:.2f}"
             print(
                 f"{found['what']:<72} {threads:>7} {found['ms']:>9.2f} {held_to:>9} "
-                f"{found['ratio']:>6.2f} {found['at_most']:>7.1f} {found['peak_mb']:>6}",
+                f"{found['ratio']:>6.3g} {found['at_most']:>7.1f} {found['peak_mb']:>6}",
                 flush=True,
             )
     told = {"machine": machine(), "results": results}

@@ -1,7 +1,10 @@
 """What `benchmarks.speed` times: each work gives a call of ours, and the call of torch or onnxruntime it is held to."""
 
+import importlib.util
 import itertools
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from hwspec.effects import EFFECTS
 from hwspec.spec import HardwareSpec
 from models.export import export_onnx
 from runtime.engine import Engine
+from runtime.physics.wires import effective_matrix
 from runtime.program import TileProgram
 from runtime.programming import program_chip
 from runtime.train import CrossbarModule
@@ -168,6 +172,22 @@ def chips_pair() -> Pair:
     return Pair(lambda: [engine(inputs) for engine in engines], lambda: engines[0](inputs), times=CHIPS)
 
 
+def badcrossbar_pair() -> Pair:
+    """Currents of one 128x128 array with wires of 1 ohm for 64 inputs: ours, matrix and product, and badcrossbar's."""
+    import badcrossbar
+
+    generator = np.random.default_rng(0)
+    conductances, volts = generator.uniform(1e-6, 1e-4, (128, 128)), generator.random((128, 64))
+
+    def theirs() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own, of newer numpy and scipy
+            badcrossbar.compute(volts, 1 / conductances, r_i_word_line=1.0, r_i_bit_line=1.0)
+
+    logging.disable(logging.INFO)  # badcrossbar tells of each call
+    return Pair(lambda: effective_matrix(conductances, 1.0, 1.0) @ volts, theirs)
+
+
 def _network(
     what: str,
     at_most: float,
@@ -194,4 +214,6 @@ WORKS: dict[str, Work] = {
     "recogniser": Work("recogniser of rapidocr, ADC 8, all effects, against onnxruntime", 8.0, recogniser_pair),
     "programming": Work("programming ResNet-18's tiles with exact wires, ms an array", 2.5, programming_pair),
 }
-"""By name, in the order of the table."""
+"""By name, in the order of the table; peers where they are installed (``pip install -e '.[peers]'``)."""
+if importlib.util.find_spec("badcrossbar"):
+    WORKS["badcrossbar"] = Work("a 128x128 array with wires, 64 inputs, against badcrossbar", 0.1, badcrossbar_pair)

@@ -1,6 +1,10 @@
 """Compiled blocks: the same results as torch alone, whatever the blocks, the threads and the layout of the input."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from runtime.engine import Engine
 from runtime.plans_torch import Plan
 from runtime.program import TileProgram
 
+ROOT = Path(__file__).parents[2]
 GENERATOR = np.random.default_rng(5)
 NOISY = {"device.read_noise.share": 0.05, "periphery.readout_noise": 0.3}
 MODELS = {
@@ -142,6 +147,29 @@ def test_any_layout_gives_the_same() -> None:
         found.append(buffers["y"])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=0)
+
+
+ONE_RUN = """
+import numpy as np
+import xbarc
+program = xbarc.compile("models/digits-cnn/model.onnx", spec="rram-128-wired", calibration="digits")
+xbarc.simulate(program, xbarc.Chip.sample(program.spec, program.arrays, 1))(np.ones((2, 1, 8, 8), np.float32))
+"""
+
+
+def test_nothing_is_compiled_anew() -> None:
+    """The second run of a program finds all machine code on disk: numba writes and replaces nothing."""
+    environment = {**os.environ, "NUMBA_DEBUG_CACHE": "1"}
+
+    def run() -> str:
+        command = [sys.executable, "-c", ONE_RUN]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+    run()
+    told = run()
+    assert "convert_numba" in told
+    assert "data loaded from" in told
+    assert "data saved to" not in told
 
 
 def test_empty_batches() -> None:
