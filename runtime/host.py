@@ -89,6 +89,8 @@ class Session:
         except Exception as error:  # onnxruntime raises many types
             if late.is_set():
                 raise RunTimeout from None
+            if "allocate memory" in str(error) or "bad_alloc" in str(error):
+                raise MemoryError from None
             raise ModelError("model", f"cannot be run on these inputs ({_reason(error)})") from None
         finally:
             timer.cancel()

@@ -347,5 +347,7 @@ def _apply(step: _Step, values: dict[str, Tensor], device: torch.device) -> Sequ
     except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, ModelError):
             raise
+        if "allocate memory" in str(error):  # what torch's allocator says on the CPU
+            raise MemoryError from error
         raise step.node.error(f"cannot run in torch on these inputs: {error}") from error
     return (results,) if isinstance(results, Tensor) else results
