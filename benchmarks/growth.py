@@ -33,6 +33,7 @@ from runtime.programming import program_chip
 
 BATCHES = (8, 16, 32, 64, 128, 256, 512, 1024)
 TILES = (1, 4, 16, 64, 144)
+MAPPED = (4, 8, 16, 32, 64, 128, 400)
 CHIPS = (1, 2, 4, 8, 16, 32, 64, 128)
 RUNS = 5
 RESULT = ROOT / "benchmarks" / "results" / "growth.json"
@@ -93,14 +94,13 @@ def chips() -> list[tuple[int, float]]:
 
 
 def mapping() -> list[tuple[int, float]]:
-    """Seconds of mapping one square linear layer around a chip's failed devices, for every number of tiles."""
+    """Seconds of mapping a linear layer of 512 rows around a chip's failed devices, for every number of tiles."""
     found = []
     spec = xbarc.HardwareSpec.preset("rram-128-faulty")
-    for count in TILES:
-        side = 128 * int(count**0.5)
+    for count in MAPPED:
         torch.manual_seed(0)
-        layer = nn.Sequential(nn.Linear(side, side))
-        program = compiled(layer, torch.rand(1024, side), spec.name, {}, options=CompileOptions(robust=False))
+        layer = nn.Sequential(nn.Linear(512, 32 * count))
+        program = compiled(layer, torch.rand(1024, 512), spec.name, {}, options=CompileOptions(robust=False))
         chip = xbarc.Chip.sample(spec, program.arrays, seed=0)
         xbarc.remap(program, chip)
         start = time.perf_counter()

@@ -29,6 +29,8 @@ from runtime.workers_torch import Workers, Workspace
 
 GROUP = 1 << 19
 """Codes of the samples that are worked on together."""
+_WORTH_THREADS = 1 << 19
+"""Elements of gathered windows that each thread must have for samples to be shared out: handing over takes time."""
 
 _NOBODY = torch.empty(0, 0, 0, dtype=torch.uint8)
 Array = npt.NDArray[Any]
@@ -223,7 +225,10 @@ def sample_parts(plan: Plan, x: Tensor, *, whole: bool = False) -> Iterator[Part
     if not samples:
         return
     count = max(GROUP // max(x.numel() // samples, 1), plan.rows if vectors else 1)
-    count = samples if whole else min(count, -(-samples // torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    if prod(shape) * plan.loop.length >= _WORTH_THREADS * threads:
+        count = min(count, -(-samples // threads))
+    count = samples if whole else count
     for start in range(0, samples, count):
         first = start * (1 if vectors else prod(shape[1:]))
         yield Part(x[start : start + count], start, first, None if whole else plan.rows)

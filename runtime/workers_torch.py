@@ -1,11 +1,11 @@
 """Samples shared out to threads on the CPU, each with memory that it keeps."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from math import prod
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Workspace:
 
 
 class Workers:
-    """As many threads as torch computes with, one of which is the caller's where there is one.
+    """As many threads as torch computes with; one of them is the caller's own.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Workers:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+        return ThreadPoolExecutor(max(torch.get_num_threads() - 1, 1), initializer=torch.set_num_threads, initargs=(1,))
 
     def each(self, parts: Iterable[Part], work: Callable[[Part, Workspace], Found]) -> list[Found]:
         """What `work` finds for each part, without gradients; several parts at once."""
@@ -63,7 +63,26 @@ class Workers:
         threads = torch.get_num_threads()
         if threads == 1 or len(parts) < 2:
             return [with_space(part) for part in parts]
+        found: list[Found | None] = [None] * len(parts)
+        waiting = SimpleQueue[int]()
+        for number in range(len(parts)):
+            waiting.put(number)
+
+        def work_off() -> None:
+            while True:
+                try:
+                    number = waiting.get_nowait()
+                except Empty:
+                    return
+                found[number] = with_space(parts[number])
+
+        torch.set_num_threads(1)  # products of several parts at once: each keeps to its thread
+        others = [self._pool.submit(work_off) for _ in range(threads - 1)]
         try:
-            return list(self._pool.map(with_space, parts))
+            work_off()
         finally:
-            torch.set_num_threads(threads)  # a worker's own number is MKL's for all
+            wait(others)
+            torch.set_num_threads(threads)
+        for other in others:
+            other.result()
+        return cast(list[Found], found)

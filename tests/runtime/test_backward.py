@@ -6,7 +6,7 @@ import pytest
 import torch
 from agreement import in_float64, sampled
 from small_programs import compile_small, matmul, small_spec
-from test_blocks import MODELS
+from test_blocks import MODELS, shrink
 
 from runtime.engine import Engine
 from runtime.programming import program_chip
@@ -40,9 +40,7 @@ def gradient(engine: Engine, x: torch.Tensor, factor: torch.Tensor) -> torch.Ten
 @pytest.mark.parametrize("model", MODELS)
 def test_gradients_are_those_of_the_operations(model: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ideal converters nothing rounds or clips, and torch differentiates its own operations exactly."""
-    monkeypatch.setattr("runtime.blocks_torch.GROUP", 500)
-    monkeypatch.setattr("runtime.plans_torch.BLOCK", 1)
-    monkeypatch.setattr("runtime.plans_torch._FEWEST", 3)
+    shrink(monkeypatch)
     chip = sampled(in_float64(compile_small(MODELS[model], small_spec(SPECS[spec]))))
     x = torch.from_numpy(MODELS[model].inputs(1, batch=5)).double()
     buffers: dict[str, Any] = {"x": x}
@@ -54,7 +52,7 @@ def test_gradients_are_those_of_the_operations(model: str, spec: str, monkeypatc
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.blocks_torch.GROUP", 500)
+    shrink(monkeypatch)
     chip = sampled(compile_small(MODELS["conv"], small_spec({"device.read_noise.share": 0.0})))
     x = torch.from_numpy(MODELS["conv"].inputs(1, batch=7))
     factor = torch.ones(7, 24, 12, 12)

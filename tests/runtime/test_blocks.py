@@ -52,7 +52,13 @@ SPECS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of one sample or so, and blocks of three windows."""
+    shrink(monkeypatch)
+
+
+def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let even small inputs be cut, and shared out to threads."""
     monkeypatch.setattr("runtime.blocks_torch.GROUP", 500)
+    monkeypatch.setattr("runtime.blocks_torch._WORTH_THREADS", 1)
     monkeypatch.setattr("runtime.plans_torch.BLOCK", 1)
     monkeypatch.setattr("runtime.plans_torch._FEWEST", 3)
 
@@ -98,9 +104,7 @@ def test_noise_does_not_depend_on_blocks(model: str, monkeypatch: pytest.MonkeyP
     chip = sampled(program_of(MODELS[model], small_spec(NOISY)))
     x = MODELS[model].inputs(2, batch=7)
     whole = [Engine(chip, dtype=torch.float64, seed=seed)(x)[0] for seed in (3, 4)]
-    monkeypatch.setattr("runtime.blocks_torch.GROUP", 500)
-    monkeypatch.setattr("runtime.plans_torch.BLOCK", 1)
-    monkeypatch.setattr("runtime.plans_torch._FEWEST", 3)
+    shrink(monkeypatch)
     engine = Engine(chip, dtype=torch.float64, seed=3)
     first, second = engine(x)[0], engine(x)[0]
     assert_same_values(first, whole[0])
