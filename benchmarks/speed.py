@@ -95,6 +95,16 @@ def table(told: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{told['machine']['cpu']}, {told['machine']['cores']} cores; {versions}."]
 
 
+def merged(told: dict[str, Any], works: list[str]) -> list[dict[str, Any]]:
+    """The new results, and the kept ones of other works and threads where machine and versions are the same."""
+    old = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else told
+    kept = old["results"] if old["machine"] == told["machine"] else []
+    rows = {
+        (one["threads"], works.index(one["work"])): one for one in (*kept, *told["results"]) if one["work"] in works
+    }
+    return [rows[key] for key in sorted(rows)]
+
+
 def main() -> None:
     """Run the works, print a line for each, and keep them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
@@ -102,7 +112,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2", help="numbers of threads, comma separated; default 1,2")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for the pairs of a work; default {SECONDS:g}")
     parser.add_argument("--json", type=Path, help="file for the figures, with machine and versions")
-    parser.add_argument("--write", action="store_true", help=f"keep the figures in {RESULT.name}, and in the README")
+    parser.add_argument("--write", action="store_true", help=f"put the figures into {RESULT.name} and the README")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -128,9 +138,11 @@ def main() -> None:
                 flush=True,
             )
     told = {"machine": machine(), "results": results}
-    for path in filter(None, (options.json, RESULT if options.write else None)):
-        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if options.write:
+        told["results"] = merged(told, list(WORKS))
+        RESULT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         write_between("speed", table(told))
 
 

@@ -235,11 +235,18 @@ def sample_parts(plan: Plan, x: Tensor, *, whole: bool = False) -> Iterator[Part
 
 
 def runs_here(loop: CompiledLoop, spec: HardwareSpec) -> bool:
-    """Whether a loop can run in blocks: not with networks solved for every input, or noise that its digits share."""
+    """Whether a loop can run in blocks.
+
+    Not with networks that are solved for every input, noise that its digits share, or more than three spatial axes.
+    """
     batches = [batch for store in loop.stores for batch in store.batches]
     shared = spec.device.read_noise.correlation == "per_vector" and loop.drive.digits > 1
     solved = any(batch.amperes is not None for batch in batches)
-    return not solved and not (shared and any(batch.variance is not None for batch in batches))
+    return (
+        len(loop.gather.kernel) <= 3
+        and not solved
+        and not (shared and any(batch.variance is not None for batch in batches))
+    )
 
 
 def _currents(conversion: Conversion, block: Block, digit: int, space: Workspace) -> tuple[Tensor, Tensor]:
