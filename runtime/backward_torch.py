@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -48,12 +49,13 @@ class LoopFunction(torch.autograd.Function):
         """Gradients of the input and of the matrices."""
         x, *matrices = ctx.saved_tensors
         plan = ctx.runner.plan(ctx.layer)
+        dense = [gradient.contiguous() for gradient in gradients]
         steps = [
-            _Step(conversion, matrices.pop(0), gradient.contiguous(), mask)
-            for of_store, gradient, masks in zip(plan.conversions, gradients, ctx.inside, strict=True)
+            _Step(conversion, matrices.pop(0), gradient, mask)
+            for of_store, gradient, masks in zip(plan.conversions, dense, ctx.inside, strict=True)
             for conversion, mask in zip(of_store, masks, strict=True)
         ]
-        back = _Backward(plan, ctx.runner.spec(ctx.layer), steps, x, of_input=ctx.needs_input_grad[2])
+        back = _Backward(plan, ctx.runner.spec(ctx.layer), steps, dense, x, of_input=ctx.needs_input_grad[2])
         found = ctx.runner.workers.each(sample_parts(plan, x), back.part)
         of_matrices = [sum(rest, start=first) for first, *rest in zip(*found, strict=True)]
         of_bias = None
@@ -83,8 +85,17 @@ class _Step:
 class _Backward:
     """The way back through one loop for one input; `of_x` is the gradient of the input, None unless it is wanted."""
 
-    def __init__(self, plan: Plan, spec: HardwareSpec, steps: Sequence[_Step], x: Tensor, *, of_input: bool) -> None:
-        self._plan, self._spec, self._steps = plan, spec, steps
+    def __init__(
+        self,
+        plan: Plan,
+        spec: HardwareSpec,
+        steps: Sequence[_Step],
+        gradients: Sequence[Tensor],
+        x: Tensor,
+        *,
+        of_input: bool,
+    ) -> None:
+        self._plan, self._spec, self._steps, self._gradients = plan, spec, steps, gradients
         self.of_x: Tensor | None = None
         if of_input:
             image = plan.loop.gather.kind != "vectors"
@@ -102,11 +113,26 @@ class _Backward:
         for block in part.blocks(samples, space):
             for step, of_matrix in zip(self._steps, found, strict=True):
                 self._step(step, block, part.first + block.start, of_matrix, pixels, space)
+            if pixels is not None:
+                self._residues(block, part.first + block.start, pixels)
         if pixels is not None:
             out = self._rows[part.start : part.start + len(part.x)].view(samples.images.shape)
             arguments = samples.step, *samples.limits(np.inf), samples.begins, to_numpy(out)
             to_inputs(to_numpy(pixels), to_numpy(samples.images), *arguments)
         return found
+
+    def _residues(self, block: Block, first: int, pixels: Tensor) -> None:
+        """Add what goes through the weights in digital memory."""
+        for store, gradient in zip(self._plan.loop.stores, self._gradients, strict=True):
+            if store.residue is not None:
+                rows = gradient.new_zeros(1, block.count, self._plan.loop.length)
+                of_store = gradient[first : first + block.count]
+                rows[0][:, store.residue.rows] = of_store[:, store.residue.columns] @ store.residue.matrix.T
+                self._fold(rows, np.zeros(1, np.int64), block, pixels)
+
+    def _fold(self, rows: Tensor, starts: npt.NDArray[np.int64], block: Block, pixels: Tensor) -> None:
+        samples = block.samples
+        fold_windows(to_numpy(rows), starts, block.start, samples.axes, samples.loop.gather.groups, to_numpy(pixels))
 
     def _step(
         self, step: _Step, block: Block, first: int, of_matrix: Tensor, pixels: Tensor | None, space: Workspace
@@ -129,6 +155,4 @@ class _Backward:
         if phase != "both":  # at 0 either phase can take a change: each counts by half
             signs = batch.rows_of(block.codes()).sign()
             rows *= 0.5 * (1 + signs if phase == "+" else signs - 1)
-        starts = np.array([drive.start for drive in batch.drives])
-        samples = block.samples
-        fold_windows(to_numpy(rows), starts, block.start, samples.axes, samples.loop.gather.groups, to_numpy(pixels))
+        self._fold(rows, np.array([drive.start for drive in batch.drives]), block, pixels)

@@ -1,9 +1,10 @@
 """Loops on the CPU, block by block: matrix products by torch, everything between them in compiled loops.
 
 A block is some windows of some samples, so few that their codes and currents stay in the cache; samples are shared out
-to threads. Results are those of the engine's own torch operations, which remain for gradients and other devices.
+to threads. Results are those of the engine's own torch operations, which remain for other devices.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,8 +48,10 @@ class BlockRunner:
     ----------
     loops, specs
         The loops by layer, and the hardware that each runs on.
-    seed
-        Of the noise of reads.
+    workers
+        Threads to share samples out to.
+    keys
+        Gives two words of a seed for the noise of every call.
     show
         Called after every conversion.
     draw
@@ -59,18 +62,18 @@ class BlockRunner:
         self,
         loops: Mapping[str, CompiledLoop],
         specs: Mapping[str, HardwareSpec],
-        seed: int,
+        workers: Workers,
+        keys: Iterator[npt.NDArray[np.uint32]],
         show: Show | None = None,
         draw: Draw | None = None,
     ) -> None:
-        self._specs, self._seed, self._show, self._draw = specs, seed, show, draw
+        self._specs, self._keys, self._show, self._draw = specs, keys, show, draw
+        self.workers = workers
         self._plans: dict[str, Plan] = {}
         stream = 0
         for layer, loop in loops.items():
             self._plans[layer] = Plan.of(loop, stream)
             stream += sum(len(batch.drives) for store in loop.stores for batch in store.batches)
-        self.workers = Workers(next((loop.bias.dtype for loop in loops.values()), torch.float32))
-        self._calls = 0
 
     def runs(self, layer: str) -> bool:
         """Whether a layer's loop is among those given."""
@@ -108,10 +111,8 @@ class BlockRunner:
         loop = plan.loop
         shape = window_shape(loop.gather, x.shape)
         totals = [loop.bias.new_empty(prod(shape), store.scatter.length) for store in loop.stores]
-        key = np.random.SeedSequence((self._seed, self._calls)).generate_state(2).astype(np.uint32)
-        self._calls += 1
         whole = self._show is not None or self._draw is not None
-        work = _Work(plan, self._specs[layer], key, totals, inside)
+        work = _Work(plan, self._specs[layer], next(self._keys), totals, inside)
         self.workers.each(sample_parts(plan, x.detach(), whole=whole), partial(self._run_part, work))
         return totals
 
@@ -174,7 +175,7 @@ class BlockRunner:
             return None
         batch = conversion.batch
         like = batch.matrix.new_empty(len(batch.drives), windows, batch.matrix.shape[2])
-        shape = conversion.by_drive(like).shape if conversion.channels is None else (1, windows, len(batch.drives))
+        shape = like.shape if conversion.channels is None else (1, windows, len(batch.drives))
         found = batch.matrix.new_zeros(digits, 2, *shape)
         wanted: tuple[tuple[NoiseKind, bool], ...] = (
             ("read", batch.variance is not None),
@@ -232,6 +233,12 @@ def sample_parts(plan: Plan, x: Tensor, *, whole: bool = False) -> Iterator[Part
     for start in range(0, samples, count):
         first = start * (1 if vectors else prod(shape[1:]))
         yield Part(x[start : start + count], start, first, None if whole else plan.rows)
+
+
+def call_keys(seed: int) -> Iterator[npt.NDArray[np.uint32]]:
+    """Two words of a seed for every call, from the seed of them all."""
+    for call in itertools.count():
+        yield np.random.SeedSequence((seed, call)).generate_state(2).astype(np.uint32)
 
 
 def runs_here(loop: CompiledLoop, spec: HardwareSpec) -> bool:

@@ -39,7 +39,7 @@ class SampleCodes:
     """
 
     def __init__(self, loop: CompiledLoop, spec: HardwareSpec, x: Tensor, space: Workspace) -> None:
-        self.loop, self._spec, self._space = loop, spec, space
+        self.loop, self._spec = loop, spec
         gather = loop.gather
         missing = 3 - len(gather.kernel)
         if gather.kind == "vectors":
@@ -60,6 +60,7 @@ class SampleCodes:
         self.begins = np.array([begin for begin, _ in pads])
         self.images = images.to(self.codes.dtype).contiguous()
         self._write()
+        self._parts: dict[Phase, Tensor] = {"both": self.codes}
         self._driven: dict[Phase, list[Tensor]] = {}
 
     @property
@@ -69,7 +70,9 @@ class SampleCodes:
 
     def part(self, phase: Phase) -> Tensor:
         """The part of the codes that a phase drives, in their shape."""
-        return self.codes if phase == "both" else (self.codes if phase == "+" else -self.codes).clamp(min=0)
+        if phase not in self._parts:
+            self._parts[phase] = (self.codes if phase == "+" else -self.codes).clamp(min=0)
+        return self._parts[phase]
 
     def driven(self, phase: Phase) -> list[Tensor]:
         """What each digit of the codes that a phase drives multiplies the matrices with, in the shape of the codes."""
@@ -117,25 +120,21 @@ class Block:
 
     def __init__(self, samples: SampleCodes, start: int, stop: int, space: Workspace) -> None:
         self.samples, self.start, self.count, self._space = samples, start, stop - start, space
-        self._windows: dict[tuple[Phase, int], Tensor] = {}
+        self._windows: dict[str, Tensor] = {}
         self._squares: dict[tuple[Phase, int], Tensor] = {}
 
     def codes(self) -> Tensor:
         """The codes themselves, ``(windows, length)``."""
-        return self._gather(self.samples.codes, "plain")
+        return self.part("both")
 
     def inputs(self, phase: Phase, digit: int) -> Tensor:
         """What a digit of the codes that a phase drives multiplies the matrices with, ``(windows, length)``."""
-        key = phase, digit
-        if key not in self._windows:
-            self._windows[key] = self._gather(self.samples.driven(phase)[digit], f"{phase}{digit}")
-        return self._windows[key]
+        if self.samples.loop.drive.digits == 1 and self.samples.loop.in_codes:
+            return self.part(phase)
+        return self._gather(self.samples.driven(phase)[digit], f"digit{phase}{digit}")
 
     def part(self, phase: Phase) -> Tensor:
         """The part of the codes that a phase drives, ``(windows, length)``."""
-        drive = self.samples.loop.drive
-        if drive.digits == 1 and self.samples.loop.in_codes:
-            return self.inputs(phase, 0)
         return self._gather(self.samples.part(phase), f"part{phase}")
 
     def squares(self, phase: Phase, digit: int) -> Tensor:
@@ -151,9 +150,11 @@ class Block:
         samples, gather = self.samples, self.samples.loop.gather
         if samples.direct:
             return pixels.view(-1, gather.channels)[self.start : self.start + self.count]
-        found = self._space.take(f"windows{name}", self.count, gather.length)
-        gather_windows(to_numpy(pixels), self.start, samples.axes, gather.groups, to_numpy(found))
-        return found
+        if name not in self._windows:
+            self._windows[name] = self._space.take(f"windows{name}", self.count, gather.length)
+            out = to_numpy(self._windows[name])
+            gather_windows(to_numpy(pixels), self.start, samples.axes, gather.groups, out)
+        return self._windows[name]
 
 
 def to_numpy(value: Tensor) -> Array:

@@ -19,7 +19,7 @@ from hwspec.errors import DataError
 from hwspec.spec import HardwareSpec
 from runtime.backward_torch import loop_results
 from runtime.batches_torch import Batch, digit_inputs
-from runtime.blocks_torch import BlockRunner, runs_here
+from runtime.blocks_torch import BlockRunner, call_keys, runs_here
 from runtime.channels import NoiseSource
 from runtime.geometry import window_shape
 from runtime.geometry_torch import gather_vectors, scatter_vectors
@@ -31,6 +31,7 @@ from runtime.programming import ProgrammedChip
 from runtime.quantize import input_codes
 from runtime.read_noise_torch import Noise, read_noise
 from runtime.tables import Host, Phase
+from runtime.workers_torch import Workers
 
 Watcher = Callable[[str, str, Phase, int, Tensor], None]
 """Called with a layer, a tile, its phase, the conversion's number (channel, then digit) and its codes."""
@@ -94,11 +95,12 @@ class Engine:
         noise: NoiseSource | None = None,
         blocks: bool = True,
     ) -> None:
-        self._watch, self._dtype, self._seed = watch, dtype, seed
+        self._watch, self._dtype = watch, dtype
         self._device = find_device(device)
         self._noise = Noise(torch.Generator(self._device).manual_seed(seed % _TORCH_SEEDS), noise)
         self._draw = None if noise is None else self._noise.draw
         self._in_blocks = blocks and self._device.type == "cpu" and dtype in (torch.float32, torch.float64)
+        self._workers, self._keys = Workers(dtype), call_keys(seed)
         self.put(chip)
         program = chip.program
         self._segments: dict[str, TorchSegment | HostSegment] = {}
@@ -114,10 +116,13 @@ class Engine:
                 self._segments[name] = TorchSegment(model, self._device)
 
     def put(self, chip: ProgrammedChip) -> None:
-        """Run another chip from now on, which holds the same program or one of the same digital segments."""
+        """Run another chip from now on, which holds the same program or one of the same digital segments.
+
+        The noise of reads goes on where it was.
+        """
         self._chip = chip
         self.compiler = LoopCompiler(chip, self._tensor)
-        """Made the loops."""
+        """What made the loops."""
         self.loops = {loop.layer: self.compiler.compile(loop) for loop in chip.program.tables.loops}
         """The loops by layer."""
         self.trainable: dict[str, Trainable] = {}
@@ -125,8 +130,13 @@ class Engine:
         self._blocks: BlockRunner | None = None
         if self._in_blocks:
             specs = {layer: chip.layer_spec(layer) for layer in self.loops}
+            show = self._show if self._watch else None
             here = {layer: loop for layer, loop in self.loops.items() if runs_here(loop, specs[layer])}
-            self._blocks = BlockRunner(here, specs, self._seed, self._show if self._watch else None, self._draw)
+            self._blocks = BlockRunner(here, specs, self._workers, self._keys, show, self._draw)
+
+    def trains(self, layer: str) -> bool:
+        """Whether gradients reach a layer's matrices."""
+        return self._blocks is not None and self._blocks.runs(layer)
 
     def __call__(self, inputs: Mapping[str, Any] | Any) -> list[Any]:
         """Outputs of the program as numpy arrays, in the order of the model's, as onnxruntime's ``run`` gives them."""

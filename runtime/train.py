@@ -82,6 +82,11 @@ class CrossbarModule(nn.Module):
             self._engine.put(programmed)
         faults = chip.faults if "failures" in self._effects else None
         for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
+            if not self._engine.trains(layer):
+                hint = (
+                    "it has arrays solved as networks, or noise that digits of a vector share: leave those effects out"
+                )
+                raise ProgramError(f"layer {layer!r}", "cannot be trained under these effects", hint=hint)
             slopes = _Slopes(program, faults, layer)
             batches = [batch for store in self._engine.loops[layer].stores for batch in store.batches]
             matrices = tuple(

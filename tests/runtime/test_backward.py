@@ -8,6 +8,8 @@ from agreement import in_float64, sampled
 from small_programs import compile_small, matmul, small_spec
 from test_blocks import MODELS, shrink
 
+import xbarc
+from hwspec.chip import Chip
 from runtime.engine import Engine
 from runtime.programming import program_chip
 
@@ -97,3 +99,19 @@ def test_nothing_passes_where_converters_clip() -> None:
     torch.testing.assert_close(found[inside, 0], torch.full((int(inside.sum()),), weight, dtype=torch.float64))
     beyond = (x[:, 0].abs() > 1.05 * x[inside, 0].abs().max()) | (x[:, 0].abs() > program.layers["layer"].full_scale)
     assert (found[beyond, 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["conv", "dense"])
+def test_gradients_go_through_weights_in_digital_memory(name: str) -> None:
+    """Of a program that was mapped around failed devices, the worst weights of which are digital."""
+    fields = {**IDEAL, "failures.stuck_hrs.rate": 0.1, "periphery.residue": 0.05}
+    program = compile_small(MODELS[name], small_spec(fields))
+    mapped = xbarc.remap(program, Chip.sample(program.spec, program.arrays, 1))
+    assert len(mapped.residue("layer")[0]) > 0
+    chip = sampled(in_float64(mapped), seed=1)
+    x = torch.from_numpy(MODELS[name].inputs(1, batch=5)).double()
+    buffers: dict[str, Any] = {"x": x}
+    Engine(chip, dtype=torch.float64).run(buffers)
+    factor = torch.randn(buffers["y"].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found, wanted = (gradient(Engine(chip, dtype=torch.float64, blocks=b), x, factor) for b in (True, False))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))

@@ -166,3 +166,27 @@ def test_programs_that_do_not_follow_from_their_weights_are_refused() -> None:
         CrossbarModule(mapped)
     with pytest.raises(ProgramError, match="written onto a chip first"):
         CrossbarModule(program)({"x": torch.zeros(1, 24)})
+
+
+def test_every_step_reads_with_noise_of_its_own() -> None:
+    """Writing the same weights onto the same chip again does not start the noise again."""
+    model = matmul(24, 6)
+    program = compile_small(model, small_spec({"device.read_noise.share": 0.05}))
+    module = CrossbarModule(program, seed=5)
+    chip, x = Chip.sample(program.spec, program.arrays, 3), torch.from_numpy(model.inputs(0))
+    found = []
+    for _ in range(2):
+        module.write(chip)
+        found.append(module({"x": x})[0].detach())
+    assert not torch.equal(found[0], found[1])
+
+
+def test_what_cannot_train_is_named() -> None:
+    """Devices that are not ohmic behind wires are solved as networks, through which no gradient flows."""
+    fields = {"device.iv.model": "sinh", "device.iv.alpha": 3.0, "array.r_word": 1.0}
+    spec = small_spec(fields)
+    options = CompileOptions(predistort=False)
+    program = finish(run_compile(load_model(matmul(8, 4).proto), spec, options, None))
+    module = CrossbarModule(program)
+    with pytest.raises(ProgramError, match="layer 'layer' cannot be trained"):
+        module.write(Chip.ideal(spec, program.arrays))
