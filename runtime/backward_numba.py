@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.physics.compiled_numba import compiled
+from runtime.windows_numba import place_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -63,13 +64,9 @@ def fold_windows(rows: Any, starts: Ints, first: int, axes: Ints, groups: int, i
     run = kernel[2] * channels if dense else each
     taps = 1 if dense else kernel[2]
     lines = image.reshape(image.shape[0], image.shape[1], image.shape[2], image.shape[3] * channels)
-    per_plane = shape[1] * shape[2]
-    per_sample = shape[0] * per_plane
     for drive in range(rows.shape[0]):
         for i in range(rows.shape[1]):
-            sample, rest = divmod(first + i, per_sample)
-            plane, rest = divmod(rest, per_plane)
-            row, column = divmod(rest, shape[2])
+            sample, plane, row, column = place_of(first + i, shape)
             found = rows[drive, i]
             at = 0
             while at < found.shape[0]:

@@ -58,6 +58,15 @@ def write_codes(x: Any, step: Any, low: Any, high: Any, magic: Any, begins: Ints
 
 
 @compiled()
+def place_of(number: int, shape: Ints) -> tuple[int, int, int, int]:
+    """Sample, plane, row and column of a window, of those that a sample has in each direction."""
+    rest, column = divmod(number, shape[2])
+    rest, row = divmod(rest, shape[1])
+    sample, plane = divmod(rest, shape[0])
+    return sample, plane, row, column
+
+
+@compiled()
 def gather_windows(image: Any, first: int, axes: Ints, groups: int, out: Any) -> None:
     """Windows ``first, first + 1, ...`` of buffers ``(samples, depth, height, width, channels)``.
 
@@ -81,12 +90,8 @@ def gather_windows(image: Any, first: int, axes: Ints, groups: int, out: Any) ->
     run = kernel[2] * channels if dense else each
     taps = 1 if dense else kernel[2]
     lines = image.reshape(image.shape[0], image.shape[1], image.shape[2], image.shape[3] * channels)
-    per_plane = shape[1] * shape[2]
-    per_sample = shape[0] * per_plane
     for i in range(out.shape[0]):
-        sample, rest = divmod(first + i, per_sample)
-        plane, rest = divmod(rest, per_plane)
-        row, column = divmod(rest, shape[2])
+        sample, plane, row, column = place_of(first + i, shape)
         window = out[i]
         at = 0
         for group in range(groups):
@@ -120,13 +125,9 @@ def multiply_channels(
     """
     shape, kernel, strides, dilations = axes[0], axes[1], axes[2], axes[3]
     count = matrix.shape[1]
-    per_plane = shape[1] * shape[2]
-    per_sample = shape[0] * per_plane
     noisy = variance.size > 0
     for i in range(current.shape[1]):
-        sample, rest = divmod(first + i, per_sample)
-        plane, rest = divmod(rest, per_plane)
-        row, column = divmod(rest, shape[2])
+        sample, plane, row, column = place_of(first + i, shape)
         sums = current[0, i]
         sums[:] = 0
         if noisy:
