@@ -131,7 +131,7 @@ def training_pair() -> Pair:
 
     def on_a_chip() -> torch.Tensor:
         module.write(xbarc.Chip.sample(program.spec, program.arrays, seed=next(seeds)))
-        scores: torch.Tensor = module({"image": images})[0]
+        scores: torch.Tensor = module({"image": images})
         return scores
 
     ours, theirs = (torch.optim.AdamW(one.parameters(), 1e-4) for one in (module, network.train()))

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from compiler.orders import cheapest
-from compiler.pairs import PairRules
 from compiler.strips import Pairs, Strip
+from runtime.pairs import PairRules
 from runtime.physics.wires import share_out
 from runtime.quantize import Float64
 

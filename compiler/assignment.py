@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from compiler.descent_numba import descend
 from compiler.mapping import Block, Mapping, Placement, QuantizedLayer, Targets
-from compiler.pairs import PairRules, SitePairs
-from compiler.pairs_numba import OFF, Bytes, fit
 from runtime.layout import device_places
+from runtime.pairs import PairRules, SitePairs
+from runtime.pairs_numba import OFF, Bytes, fit
 from runtime.quantize import Float64, WeightCode, off_target
 
 SWEEPS = 40
@@ -33,9 +33,9 @@ class Held:
     target, value : (cols, rows)
         Weights wanted, and held.
     plus, minus, gate : (cols, rows, parts)
-        Of the pairs (`compiler.pairs.SitePairs`), turned round where the column's sign is -1.
+        Of the pairs (`runtime.pairs.SitePairs`), turned round where the column's sign is -1.
     devices : (cols, rows, parts, 2)
-        Plus and minus by number (`compiler.pairs_numba`).
+        Plus and minus by number (`runtime.pairs_numba`).
     sign : (parts, cols)
         Of the columns.
     failed : (cols, rows)

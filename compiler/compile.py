@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from compiler.frontend import SourceModel
-from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, Placement, TileGrid
+from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, Placement, QuantizedLayer, TileGrid
 from compiler.passes.assign import Assign
 from compiler.passes.calibrate import Batches, Calibrate
 from compiler.passes.clean import Clean
@@ -30,7 +30,7 @@ from hwspec.reach import isolation
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
 from runtime.quantize import WeightCode, is_off
-from runtime.tables import Loop
+from runtime.tables import Layer, Loop
 
 MOST_REPLICAS = 16
 
@@ -81,6 +81,22 @@ class CompileOptions:
         if not isinstance(self.replicas, int) or not 1 <= self.replicas <= MOST_REPLICAS:
             raise DataError("replicas", f"must be a whole number from 1 to {MOST_REPLICAS}", got=self.replicas)
         object.__setattr__(self, "steps", chosen_steps(self.steps))
+
+
+def options_of(program: TileProgram) -> CompileOptions:
+    """The options that a program records; of the others the defaults."""
+    tables = program.tables
+    return CompileOptions(
+        seed=tables.seed,
+        input_shapes=tables.input_shapes,
+        digital=tables.digital_nodes,
+        predistort=tables.predistorted,
+        steps=frozenset(tables.mapping_steps),
+        robust=tables.robust,
+        replicas=max(layer.replicas for layer in tables.layers),
+        fuse_batchnorm=tables.fuse_batchnorm,
+        keep_source=program.source is not None,
+    )
 
 
 def front_end(options: CompileOptions) -> list[Pass]:
@@ -227,6 +243,8 @@ def mapping_of(program: TileProgram, replicas: int | None = None) -> Mapping:
         parts = {key: program.calibration[f"{table.name}/{key}"] for key in CALIBRATION}
         statistics[table.name] = LayerStatistics(low=low, high=high, **parts)
         quantized[table.name] = quantize_layer(layers[-1], statistics[table.name], code)
+        if tables.tuned:
+            quantized[table.name] = _as_tuned(program, layers[-1], table, code)
     if replicas is None:
         replicas = max(table.replicas for table in tables.layers)
     return Mapping(
@@ -252,8 +270,21 @@ def mapping_of(program: TileProgram, replicas: int | None = None) -> Mapping:
         replicas=replicas,
         statistics=statistics,
         quantized=quantized,
+        tuned=tables.tuned,
         warnings=program.report.warnings,
     )
+
+
+def _as_tuned(program: TileProgram, layer: MatrixLayer, table: Layer, code: WeightCode) -> QuantizedLayer:
+    """Scales and input range of a layer as a tuned program has them."""
+    scale = np.ones(layer.weight.shape[0] * layer.weight.shape[2])
+    for tile in program.tables.tiles:
+        if tile.layer == layer.name:
+            tensors = program.tile_tensors[tile.name]
+            scale[tensors.col_map] = tensors.scale / program.part_weight(tile.name)
+    by_group = scale.reshape(len(layer.weight), -1)
+    shares = np.clip(layer.weight.astype(np.float64) / by_group[:, None, :], -1, 1)
+    return QuantizedLayer(by_group, code.round(shares), table.full_scale, table.signed)
 
 
 def placed_mapping_of(program: TileProgram) -> Mapping:

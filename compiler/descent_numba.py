@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from compiler.pairs_numba import Bytes, nearest_parts
+from runtime.pairs_numba import Bytes, nearest_parts
 from runtime.physics.compiled_numba import Float64, compiled
 
 _BETTER = 1e-9
@@ -196,7 +196,7 @@ def descend(
     plus, minus, gate : (n, k, parts)
         Of the pairs that hold each weight.
     weights, steps, levels, open_share, unit
-        As in `compiler.pairs_numba.nearest_parts`.
+        As in `runtime.pairs_numba.nearest_parts`.
     pinned : (n, k)
         Weights that stay as they are where it is not 0.
     devices : (n, k, parts, 2)

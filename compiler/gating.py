@@ -3,9 +3,9 @@
 import numpy as np
 
 from compiler.mapping import Mapping
-from compiler.pairs import Line, site_pairs, word_lines_of
 from hwspec.reach import isolation
 from runtime.layout import device_places
+from runtime.pairs import Line, site_pairs, word_lines_of
 from runtime.quantize import Float64
 
 

@@ -233,6 +233,8 @@ class Mapping:
     """What each layer's digital bias takes up of its weights' errors, ``(groups, N)``."""
     residues: Table[str, tuple[npt.NDArray[np.int64], Float64]] = field(default_factory=dict)
     """What digital memory holds of each layer's errors: where, in the flattened ``(groups, K, N)``, and how much."""
+    tuned: bool = False
+    """Whether scales and ranges were set before the weights were tuned."""
     predistorted: bool = False
     """Whether targets undo the wires, so that they are no longer the weights' own."""
     wires: Table[str, WireReport] = field(default_factory=dict)

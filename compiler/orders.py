@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from compiler.pairs import PairRules, SitePairs
-from compiler.pairs_numba import Bytes, add_row_costs, column_costs
+from runtime.pairs import PairRules, SitePairs
+from runtime.pairs_numba import Bytes, add_row_costs, column_costs
 from runtime.quantize import Float64
 
 Indices = npt.NDArray[np.int64]

@@ -12,8 +12,8 @@ from compiler.mapping import Block, Mapping, MatrixLayer, Placement, QuantizedLa
 from compiler.moments import Moments, moments_of
 from compiler.orders import Order, TileTask, choose_orders
 from compiler.packing import Territory
-from compiler.pairs import PairRules, SitePairs
 from compiler.step_errors import FIRST, Errors
+from runtime.pairs import PairRules, SitePairs
 from runtime.quantize import Float64, WeightCode
 
 Pairs = Callable[[int], SitePairs]

@@ -60,7 +60,12 @@ def load_checkpoint(
     path
         A file of `save_checkpoint`.
     networks, optimizer, generator
-        As they were built for a new run; they are changed in place.
+        As they were built for a new run, on the device of that run; they are changed in place.
+
+    Raises
+    ------
+    ValueError
+        The run was on another kind of device, whose generator draws other numbers.
     """
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
@@ -76,7 +81,9 @@ def load_checkpoint(
             _, index, field = key.split(".")
             parameter = parameters[int(index)]
             kept = value.contiguous(memory_format=_format_of(parameter)) if value.dim() == 4 else value
-            optimizer.state[parameter][field] = kept
+            optimizer.state[parameter][field] = kept if field == "step" else kept.to(parameter.device)
+    if len(tensors["generator"]) != len(generator.get_state()):
+        raise ValueError(f"checkpoint {path} was written on another kind of device than {generator.device}")
     generator.set_state(tensors["generator"])
     return dict(progress)
 

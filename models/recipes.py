@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,10 @@ import onnxruntime
 import torch
 from torch import nn
 
-from models.augment import Augmentation
 from models.export import export_onnx
 from models.networks import digits_cnn, lenet5, resnet20, vgg5
 from models.training import TrainingOptions, train
+from runtime.augment_torch import Augmentation
 from runtime.tables import TensorInfo
 from xbarc.data.load import Dataset, load_data
 
@@ -57,6 +57,21 @@ class Recipe:
     data: str
     channels: int = 1
 
+
+VGG5_OPTIONS = TrainingOptions(
+    epochs=60,
+    batch=128,
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    patience=60,
+    validation=5000,
+    average=0.998,
+    augmentation=Augmentation(crop=4, flip=True, erase=8),
+    optimizer="sgd",
+    half=True,
+    smoothing=0.05,
+)
+VGG5_TERNARY_OPTIONS = replace(VGG5_OPTIONS, levels=3, float_epochs=10)
 
 RECIPES = (
     Recipe(
@@ -120,24 +135,58 @@ RECIPES = (
         network=vgg5,
         size=32,
         channels=3,
-        options=TrainingOptions(
-            epochs=30,
-            batch=128,
-            learning_rate=0.1,
-            weight_decay=5e-4,
-            patience=30,
-            validation=5000,
-            average=0.998,
-            augmentation=Augmentation(crop=4, flip=True),
-            optimizer="sgd",
-            half=True,
-        ),
+        options=VGG5_OPTIONS,
+        data="CIFAR10",
+    ),
+    Recipe(
+        name="vgg5-ternary-cifar10",
+        what="VGG of 5 layers, weights of three levels, on CIFAR-10",
+        network=vgg5,
+        size=32,
+        channels=3,
+        options=VGG5_TERNARY_OPTIONS,
+        data="CIFAR10",
+    ),
+    Recipe(
+        name="vgg5-ternary-robust-cifar10",
+        what="VGG of 5 layers, weights of three levels trained with noise and losses, on CIFAR-10",
+        network=vgg5,
+        size=32,
+        channels=3,
+        options=replace(VGG5_TERNARY_OPTIONS, weight_noise=0.15, weight_loss=0.01),
         data="CIFAR10",
     ),
 )
 
 
-def run(recipe: Recipe, data: str, seed: int, folder: Path, checkpoint: Path | None = None) -> dict[str, object]:
+def with_epochs(options: TrainingOptions, epochs: int) -> TrainingOptions:
+    """Shorten or lengthen a training, its patience and its float epochs in proportion.
+
+    Parameters
+    ----------
+    options
+        How a recipe trains.
+    epochs
+        How long to train instead.
+    """
+    share = epochs / options.epochs
+    return replace(
+        options,
+        epochs=epochs,
+        patience=max(1, round(share * options.patience)),
+        float_epochs=int(share * options.float_epochs),
+    )
+
+
+def run(
+    recipe: Recipe,
+    data: str,
+    seed: int,
+    folder: Path,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    command: str | None = None,
+) -> dict[str, object]:
     """Train a model, write ``model.onnx`` and ``result.json`` to a folder, and return the result.
 
     Parameters
@@ -152,6 +201,10 @@ def run(recipe: Recipe, data: str, seed: int, folder: Path, checkpoint: Path | N
         Where the files go; made if it is missing.
     checkpoint
         File that a killed run goes on from.
+    device
+        Where to train; the exported file is measured on the CPU.
+    command
+        What the result notes as its command line (default: that of the recipe as it is).
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # sums keep their order, so that the same seed gives the same weights
@@ -159,14 +212,14 @@ def run(recipe: Recipe, data: str, seed: int, folder: Path, checkpoint: Path | N
     train_set = load_data(data, [image], split="train")
     if train_set.labels is None:
         raise ValueError(f"data {data} must have labels")
-    trained = train(recipe.network(), train_set.inputs[image.name], train_set.labels, recipe.options, seed, checkpoint)
+    images, labels = train_set.inputs[image.name], train_set.labels
+    trained = train(recipe.network(), images, labels, recipe.options, seed, checkpoint, device)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    export_onnx(trained.network, torch.from_numpy(train_set.inputs[image.name][:2]), path)
+    export_onnx(trained.network, torch.from_numpy(images[:2]), path)
     test_set = load_data(data, [image], split="test")  # read once, after everything is decided
     result: dict[str, object] = {
-        "command": f"python -m models.recipes {recipe.name}"
-        + ("" if recipe.data == "digits" else f" --data {recipe.data}"),
+        "command": command or command_line(recipe),
         "what": recipe.what,
         "seed": seed,
         "epochs": trained.epochs,
@@ -177,11 +230,21 @@ def run(recipe: Recipe, data: str, seed: int, folder: Path, checkpoint: Path | N
         "test_images": len(test_set),
         "test_accuracy": round(accuracy(path, test_set), 5),
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def command_line(recipe: Recipe, epochs: int | None = None, device: str = "cpu") -> str:
+    """Write the command that makes a model, with the data's name in place of its path."""
+    words = ["python -m models.recipes", recipe.name]
+    words += [] if recipe.data == "digits" else ["--data", recipe.data]
+    words += [] if epochs is None else ["--epochs", str(epochs)]
+    words += [] if device == "cpu" else ["--device", device]
+    return " ".join(words)
 
 
 def accuracy(model: Path, data: Dataset) -> float:
@@ -210,12 +273,20 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="file written after every epoch, from which a killed run goes on"
     )
+    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    parser.add_argument("--epochs", type=int, help="train for so many epochs instead of the recipe's own")
     options = parser.parse_args()
     recipe = recipes[options.recipe]
+    if options.epochs is not None:
+        if options.epochs < 1:
+            parser.error("--epochs must be positive")
+        recipe = replace(recipe, options=with_epochs(recipe.options, options.epochs))
     if options.data is None and recipe.data != "digits":
         parser.error(f"{recipe.name} needs --data {recipe.data}")
     data = options.data or recipe.data
-    result = run(recipe, data, options.seed, options.out or HERE / recipe.name, options.checkpoint)
+    command = command_line(recipe, options.epochs, options.device)
+    folder = options.out or HERE / recipe.name
+    result = run(recipe, data, options.seed, folder, options.checkpoint, options.device, command)
     print(json.dumps(result, indent=2))
 
 

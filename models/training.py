@@ -1,4 +1,4 @@
-"""Training of a classifier: seeded, on the CPU, the best epoch by a validation split kept."""
+"""Training of a classifier: seeded, on any device, the best epoch by a validation split kept."""
 
 import copy
 import math
@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from models.augment import Augmentation, augment
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.few_levels import Disturbance, add_few_levels, few_levels_of, leave_few_levels, reestimate_statistics
+from runtime.augment_torch import Augmentation, augment
 from xbarc.data.load import class_balanced
 
 
@@ -45,6 +46,19 @@ class TrainingOptions:
         have its instructions.
     smoothing : float
         Share of each target that is spread evenly over all classes.
+    levels : int or None
+        Number of values that the weights of a channel can have (`models.few_levels`); ``None`` for any.
+    weight_noise : float
+        With levels, standard deviation of noise on the weights in training, a share of the channel's scale.
+    weight_loss : float
+        With levels, share of the weights that each step of training sets to 0.
+    float_epochs : int
+        With levels, epochs at the start in which weights can have any value.
+
+    Raises
+    ------
+    ValueError
+        What is for few levels is given without levels, or no epoch would have few levels.
     """
 
     epochs: int
@@ -58,11 +72,22 @@ class TrainingOptions:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     half: bool = False
     smoothing: float = 0.0
+    levels: int | None = None
+    weight_noise: float = 0.0
+    weight_loss: float = 0.0
+    float_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse options that do not go together."""
+        if self.levels is None and (self.weight_noise or self.weight_loss or self.float_epochs):
+            raise ValueError("weight_noise, weight_loss and float_epochs need levels")
+        if self.float_epochs >= self.epochs:
+            raise ValueError(f"float_epochs must be fewer than all {self.epochs} epochs, not {self.float_epochs}")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, in evaluation mode, and how it went."""
+    """A trained network, on the CPU in evaluation mode, and how it went."""
 
     network: nn.Module
     epochs: int
@@ -77,13 +102,14 @@ def train(
     options: TrainingOptions,
     seed: int,
     checkpoint: Path | None = None,
+    device: str | torch.device = "cpu",
 ) -> Trained:
     """Train a classifier and keep the weights of its best epoch.
 
     Parameters
     ----------
     network
-        Maps (n, channels, height, width) to (n, classes).
+        Maps (n, channels, height, width) to (n, classes); it is changed in place and moved to the device.
     images : (samples, channels, height, width) float32
         Training images; some are held out for validation.
     labels : (samples,) int64
@@ -91,54 +117,76 @@ def train(
     options
         How to train.
     seed
-        Of the held-out images, the order and the augmentation.
+        Of the held-out images, the order, the augmentation and the disturbance of the weights.
     checkpoint
         File that is written after every epoch; where it exists, the run goes on from it.
+    device
+        Where to train, on which all images lie meanwhile. Each kind of device draws its own numbers; on the CPU the
+        same seed gives the same weights.
     """
+    device = torch.device(device)
     held_out = np.zeros(len(labels), dtype=bool)
     held_out[class_balanced(labels, len(labels), options.validation, seed)] = True
-    x, y = torch.from_numpy(images[~held_out]), torch.from_numpy(labels[~held_out])
-    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.from_numpy(array[~held_out]).to(device) for array in (images, labels))
+    x_held_out, y_held_out = (torch.from_numpy(array[held_out]).to(device) for array in (images, labels))
+    generator = torch.Generator(device).manual_seed(seed)
     steps = math.ceil(len(y) / options.batch)
-    if options.half:
+    if options.levels is not None:
+        add_few_levels(network, options.levels)
+    network.to(device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    channels_last = options.half or device.type == "cuda"
+    if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, options)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, options.epochs * steps)
     networks = {name: copy.deepcopy(network) for name in ("averaged", "best")} | {"network": network}
     averaged, best = networks["averaged"], networks["best"]
+    for few_levels in few_levels_of(network):
+        few_levels.disturbance = Disturbance(options.weight_noise, options.weight_loss, generator)
     progress: dict[str, float] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "best_accuracy": 0.0}
     if checkpoint is not None and checkpoint.exists():
         progress = load_checkpoint(checkpoint, networks, optimizer, generator)
         optimizer.step()  # without gradients it changes nothing; the schedule wants to see it before its own steps
         for _ in range(int(progress["epoch"]) * steps):
             schedule.step()
-    while progress["epoch"] < options.epochs and progress["epoch"] - progress["best_epoch"] < options.patience:
+    while (
+        progress["epoch"] < options.epochs
+        and progress["epoch"] - max(progress["best_epoch"], options.float_epochs) < options.patience
+    ):
         progress["epoch"] += 1
+        final = progress["epoch"] > options.float_epochs  # the weights are what they will be in the end
+        for few_levels in (*few_levels_of(network), *few_levels_of(averaged)):
+            few_levels.active = final
         network.train()
-        order = torch.randperm(len(y), generator=generator)
+        order = torch.randperm(len(y), generator=generator, device=device)
         for start in range(0, len(y), options.batch):
             chosen = order[start : start + options.batch]
             batch = augment(x[chosen], options.augmentation, generator)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.half):
-                scores = network(batch.contiguous(memory_format=torch.channels_last) if options.half else batch)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.half):
+                scores = network(batch.contiguous(memory_format=torch.channels_last) if channels_last else batch)
             loss = functional.cross_entropy(scores.float(), y[chosen], label_smoothing=options.smoothing)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             _average(averaged, network, options.average)
-        accuracy, validation_loss = evaluate(averaged, images[held_out], labels[held_out])
+        if options.levels is not None:
+            reestimate_statistics(averaged, x)  # those of the current network do not fit other few-level weights
+        accuracy, validation_loss = evaluate(averaged, x_held_out, y_held_out)
         print(f"epoch {progress['epoch']}: validation accuracy {accuracy:.4f}, loss {validation_loss:.4f}", flush=True)
-        if validation_loss < progress["best_loss"]:
+        if final and validation_loss < progress["best_loss"]:
             best.load_state_dict(averaged.state_dict())
             progress |= {"best_loss": validation_loss, "best_epoch": progress["epoch"], "best_accuracy": accuracy}
         if checkpoint is not None:
             save_checkpoint(checkpoint, networks, optimizer, generator, progress)
-    best.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    leave_few_levels(best)
+    best.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return Trained(best.eval(), int(progress["epoch"]), int(progress["best_epoch"]), progress["best_accuracy"])
 
 
-def evaluate(network: nn.Module, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
     """Compute accuracy and mean cross entropy of a classifier.
 
     Parameters
@@ -146,17 +194,15 @@ def evaluate(network: nn.Module, images: np.ndarray, labels: np.ndarray) -> tupl
     network
         Maps images to class scores.
     images : (samples, channels, height, width) float32
-        What it is judged on.
+        What it is judged on, on the network's device.
     labels : (samples,) int64
-        Their classes.
+        Their classes, likewise.
     """
     network.eval()
     with torch.no_grad():
-        x = torch.from_numpy(images)
-        scores = torch.cat([network(x[start : start + 1000]) for start in range(0, len(x), 1000)])
-    y = torch.from_numpy(labels)
-    accuracy = (scores.argmax(1) == y).double().mean()
-    return float(accuracy), float(functional.cross_entropy(scores, y))
+        scores = torch.cat([network(images[start : start + 1000]) for start in range(0, len(images), 1000)])
+    accuracy = (scores.argmax(1) == labels).double().mean()
+    return float(accuracy), float(functional.cross_entropy(scores, labels))
 
 
 def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:

@@ -21,6 +21,7 @@ from runtime.physics.converters import Drive
 from runtime.physics.readout import Readout, turning_point
 from runtime.programming import ProgrammedChip
 from runtime.quantize import Float64, input_digit, output_codes
+from runtime.straight_through_torch import follow, follow_digits
 from runtime.tables import Load, Mvm, Phase
 
 ToTensor = Callable[[npt.NDArray[np.float64]], Tensor]
@@ -126,11 +127,6 @@ class Batch:
             return inputs[:, starts[0] : starts[0] + count * rows].reshape(len(inputs), count, rows).transpose(0, 1)
         return torch.stack([inputs[:, start : start + rows] for start in starts])
 
-    def read(self, inputs: Tensor, extra: Tensor | None) -> Tensor:
-        """Noiseless currents for inputs ``(batch, windows, rows)``, in the matrix's unit."""
-        found = torch.bmm(inputs, self.matrix)
-        return found if extra is None else found + extra
-
     def convert(self, current: Tensor, own: Tensor | None) -> Tensor:
         """Codes of currents in the matrix's unit (amperes where the ADC is ideal)."""
         found = current
@@ -156,10 +152,10 @@ class Batch:
         if self.limits is None:
             return found
         if self.thresholds is None:
-            return output_codes(found, *self.limits)
+            return follow(output_codes(found, *self.limits), found.clamp(*self.limits))
         across = found.transpose(1, 2).contiguous()
         codes = self.limits[0] + torch.searchsorted(self.thresholds, across)
-        return codes.transpose(1, 2).to(found.dtype)
+        return follow(codes.transpose(1, 2).to(found.dtype), found.clamp(*self.limits))
 
 
 class BatchCompiler:
@@ -310,7 +306,8 @@ def digit_inputs(
         return [effective_volts(share, spec) for share in shares], shares
     if drive.digits == 1:
         return [codes], []
-    return [input_digit(codes, drive.base, number) for number in range(drive.digits)], []
+    digits = [input_digit(codes, drive.base, number) for number in range(drive.digits)]
+    return follow_digits(digits, [float(drive.base**number) for number in range(drive.digits)], codes), []
 
 
 def effective_volts(shares: Tensor, spec: HardwareSpec) -> Tensor:

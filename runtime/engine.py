@@ -4,7 +4,7 @@ What a loop does for every window is compiled once, when the engine is built (`b
 loaded vector drives become one matrix, row blocks and groups of equal shape one batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from hwspec.errors import DataError
+from hwspec.errors import DataError, ProgramError
 from hwspec.spec import HardwareSpec
 from runtime.backward_torch import loop_results
 from runtime.batches_torch import Batch, digit_inputs
@@ -30,6 +30,7 @@ from runtime.loops_torch import CompiledLoop, CompiledStore, LoopCompiler
 from runtime.programming import ProgrammedChip
 from runtime.quantize import input_codes
 from runtime.read_noise_torch import Noise, read_noise
+from runtime.straight_through_torch import follow_inputs, phase_of
 from runtime.tables import Host, Phase
 from runtime.workers_torch import Workers
 
@@ -80,8 +81,8 @@ class Engine:
     noise
         Gives standard normal numbers for every tile, in place of those of the seed.
     blocks
-        Whether loops run in compiled blocks (`runtime.blocks_torch`) where they can, which is on the CPU. Gradients go
-        straight through what rounds there; without blocks they are those of the operations as they are.
+        Whether loops run in compiled blocks (`runtime.blocks_torch`) where they can, which is on the CPU. Either way
+        gradients go straight through what rounds.
     """
 
     def __init__(
@@ -134,9 +135,18 @@ class Engine:
             here = {layer: loop for layer, loop in self.loops.items() if runs_here(loop, specs[layer])}
             self._blocks = BlockRunner(here, specs, self._workers, self._keys, show, self._draw)
 
+    def reseed(self, seed: int) -> None:
+        """Let the noise of reads begin anew with another seed; chips that are put from now on read with it."""
+        self._noise.reseed(seed % _TORCH_SEEDS)
+        self._keys = call_keys(seed)
+
     def trains(self, layer: str) -> bool:
         """Whether gradients reach a layer's matrices."""
-        return self._blocks is not None and self._blocks.runs(layer)
+        if self._blocks is not None:
+            return self._blocks.runs(layer)
+        loop = self.loops[layer]
+        networks = any(batch.amperes is not None for store in loop.stores for batch in store.batches)
+        return not networks and (loop.in_codes or loop.drive.digits == 1)
 
     def __call__(self, inputs: Mapping[str, Any] | Any) -> list[Any]:
         """Outputs of the program as numpy arrays, in the order of the model's, as onnxruntime's ``run`` gives them."""
@@ -168,6 +178,14 @@ class Engine:
         if isinstance(segment, TorchSegment):
             buffers.update(segment({name: buffers[name] for name in step.inputs}))
             return
+        if torch.is_grad_enabled() and any(
+            isinstance(buffers[name], Tensor) and buffers[name].requires_grad for name in step.inputs
+        ):
+            requirement = (
+                f"takes no gradient, and has one to pass on: it runs in onnxruntime ({self.host_reasons[step.segment]})"
+            )
+            hint = "nothing before it can be trained; cut the model there"
+            raise ProgramError(f"segment {step.segment!r}", requirement, hint=hint)
         results = segment([_to_numpy(buffers[name]) for name in step.inputs])
         buffers.update(
             (name, _to_tensor(value, self._device)) for name, value in zip(step.outputs, results, strict=True)
@@ -209,15 +227,22 @@ class Engine:
         if not torch.isfinite(vectors.detach().sum()) and not torch.isfinite(vectors).all():
             raise DataError(f"input of layer {loop.layer!r}", "must be finite, and has NaN or infinite values")
         codes = input_codes(vectors, loop.full_scale, loop.drive.code_max, loop.signed)
+        if loop.drive.code_max is not None:
+            codes = follow_inputs(codes, vectors, loop.full_scale, loop.drive.code_max, signed=loop.signed)
+        trained = self.trainable.get(loop.layer)
+        matrices = iter(trained.matrices if trained else [b.matrix for store in loop.stores for b in store.batches])
+        bias = trained.bias if trained else loop.bias
         return [
-            scatter_vectors(store.scatter, self._accumulate(loop, store, codes), shape, loop.bias)
+            scatter_vectors(store.scatter, self._accumulate(loop, store, matrices, codes), shape, bias)
             for store in loop.stores
         ]
 
-    def _accumulate(self, loop: CompiledLoop, store: CompiledStore, codes: Tensor) -> Tensor:
+    def _accumulate(
+        self, loop: CompiledLoop, store: CompiledStore, matrices: Iterator[Tensor], codes: Tensor
+    ) -> Tensor:
         total: Tensor | None = None
         for batch in store.batches:
-            scaled = self._convert(loop, batch, codes) * batch.factor
+            scaled = self._convert(loop, batch, next(matrices), codes) * batch.factor
             placed = scaled.sum(0) if batch.summed else scaled.transpose(0, 1).reshape(len(codes), -1)
             if batch.whole:
                 total = placed if total is None else total + placed
@@ -230,20 +255,20 @@ class Engine:
             total = store.residue.add_to(total, codes)
         return total if store.constant is None else total + store.constant
 
-    def _convert(self, loop: CompiledLoop, batch: Batch, codes: Tensor) -> Tensor:
+    def _convert(self, loop: CompiledLoop, batch: Batch, matrix: Tensor, codes: Tensor) -> Tensor:
         """Codes of all conversions of a batch, digits shifted and added, ``(batch, windows, cols)``."""
         drive, spec = loop.drive, self._chip.layer_spec(loop.layer)
-        part = codes
-        if batch.drives[0].phase != "both":
-            part = (codes if batch.drives[0].phase == "+" else -codes).clamp(min=0)
-        inputs, shares = digit_inputs(batch.rows_of(part), drive, spec, codes_suffice=loop.in_codes)
+        rows = batch.rows_of(phase_of(codes, batch.drives[0].phase))
+        inputs, shares = digit_inputs(rows, drive, spec, codes_suffice=loop.in_codes)
         noise = own = None
         if batch.variance is not None:
             per_vector = spec.device.read_noise.correlation == "per_vector"
-            noise = read_noise(batch, inputs, self._noise, per_vector=per_vector)
+            noise = read_noise(batch, [one.detach() for one in inputs], self._noise, per_vector=per_vector)
         total: Tensor | None = None
         for number, one in enumerate(inputs):
-            found = batch.read(one, self._network(batch, shares[number], spec) if batch.amperes is not None else None)
+            found = torch.bmm(one, matrix)
+            if batch.amperes is not None:
+                found = found + self._network(batch, shares[number], spec)
             if noise is not None:
                 found = found + noise[number]
             if batch.own_noise is not None:

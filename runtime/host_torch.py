@@ -125,7 +125,8 @@ class TorchSegment:
         DataError
             If an input is missing or of another element type.
         ModelError
-            If torch cannot run a node on these inputs; names the node.
+            If torch cannot run a node on these inputs, or a gradient is wanted of what a node reads as numbers (pads,
+            scales, shapes); names the node.
         """
         values: dict[str, Tensor] = {}
         for name, dtype in self.inputs.items():
@@ -337,6 +338,8 @@ def _apply(step: _Step, values: dict[str, Tensor], device: torch.device) -> Sequ
         if tensor is None:
             arguments.append(None)
         elif place in host:
+            if tensor.requires_grad and torch.is_grad_enabled():
+                raise step.node.error(f"reads {step.node.inputs[place]!r} as numbers, which takes no gradient")
             arguments.append(step.known[place] if place in step.known else tensor.flatten().tolist())
         else:
             arguments.append(tensor.to(device) if mixed else tensor)

@@ -22,6 +22,10 @@ class Noise:
     def __init__(self, generator: torch.Generator, source: NoiseSource | None) -> None:
         self._generator, self._source = generator, source
 
+    def reseed(self, seed: int) -> None:
+        """Let the generator begin anew."""
+        self._generator.manual_seed(seed)
+
     def draw(self, batch: Batch, kind: NoiseKind, digits: int, like: Tensor) -> list[Tensor]:
         """Numbers of the shape of `like`, ``(batch, windows, cols)``, for each digit."""
         if self._source is None:

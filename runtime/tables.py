@@ -229,6 +229,10 @@ class Tables(Row):
     )
     mapping_steps: tuple[Name, ...] = Field(default=(), description="of mapping around failures that were taken")
     robust: bool = Field(default=False, description="whether pairs were raised where only failure rates are known")
+    tuned: bool = Field(
+        default=False,
+        description="whether the weights were changed after scales and ranges had been set, which stayed as they were",
+    )
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     buffers: tuple[Buffer, ...]

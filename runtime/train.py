@@ -6,6 +6,7 @@ at failed devices.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,34 @@ from torch import Tensor, nn
 
 from hwspec.chip import Chip
 from hwspec.effects import EFFECTS
-from hwspec.errors import ProgramError
-from hwspec.fault_map import FaultMap
+from hwspec.errors import DataError, ProgramError
 from runtime.batches_torch import Batch
-from runtime.channels import Channel
-from runtime.engine import Engine, Trainable
+from runtime.engine import Engine, Trainable, find_device
 from runtime.program import TileProgram
 from runtime.programming import program_chip
-from runtime.quantize import Float64, WeightCode
-from runtime.rewrite import Shares, check_rewritable, rewrite, tile_shares
+from runtime.rewrite import check_rewritable, reachable_weights, rewrite
+from runtime.slopes import Slopes
 
 
 class CrossbarModule(nn.Module):
-    """A program that trains; call it with tensors by name, after `write` has put the weights onto a chip.
+    """A program that trains: call it with one tensor, or with tensors by name.
+
+    Where the weights or the chip have changed since the last call, they are written onto the chip first.
 
     Parameters
     ----------
     program
-        The program. Its targets must be those of its weights: neither pre-distorted nor mapped for one chip.
+        The program. Its targets must be those of its weights: not pre-distorted. One that was mapped for a chip starts
+        from what its devices hold.
+    chip
+        The chip to run on until `write` names another; None is an ideal one, with the failed devices that the program
+        was mapped around.
     effects
         Names of the physical effects that are on; None is all.
     seed
-        Of the noise of reads.
+        Of programming pulses and of the noise of reads.
+    device
+        Where it computes.
 
     Attributes
     ----------
@@ -51,16 +58,52 @@ class CrossbarModule(nn.Module):
         If the program's targets are not those of its weights.
     """
 
-    def __init__(self, program: TileProgram, *, effects: Collection[str] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        program: TileProgram,
+        *,
+        chip: Chip | None = None,
+        effects: Collection[str] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
         super().__init__()
         check_rewritable(program)
-        self._program, self._seed = program, seed
+        self._program, self._seed, self._pulses = program, seed, seed
+        self._chip = program.nominal_chip if chip is None else chip
         self._effects = frozenset(EFFECTS if effects is None else effects)
+        self._device = find_device(device)
         self.layers = tuple(loop.layer for loop in program.tables.loops)
-        self.weights = nn.ParameterList([_parameter(program.weights[name]) for name in self.layers])
-        self.biases = nn.ParameterList([_parameter(program.bias(name)) for name in self.layers])
+        self.weights = nn.ParameterList([_parameter(_start(program, name), self._device) for name in self.layers])
+        self.biases = nn.ParameterList([_parameter(program.bias(name), self._device) for name in self.layers])
         self._engine: Engine | None = None
         self._indices: dict[tuple[str, int], Tensor] = {}
+        self._reach: list[tuple[Tensor, Tensor]] | None = None
+        self._written: tuple[int, ...] | None = None
+        self._links: dict[str, list[_Link]] = {}
+
+    @property
+    def program(self) -> TileProgram:
+        """The program with the present weights, as the chip is programmed from it."""
+        weights = {name: _array(one) for name, one in zip(self.layers, self.weights, strict=True)}
+        biases = {name: _array(one) for name, one in zip(self.layers, self.biases, strict=True)}
+        return rewrite(self._program, weights, biases)
+
+    def rebase(self, program: TileProgram) -> None:
+        """Take scales and ranges from another program of the same tiles from now on; weights stay as they are."""
+        self._program, self._written, self._reach = program, None, None
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put every weight where its devices can hold it: within full scale, or the reach of a failed pair.
+
+        Between the intervals that gates leave to a failed pair, the nearest is what is written.
+        """
+        if self._reach is None:
+            found = [reachable_weights(self._program, name) for name in self.layers]
+            self._reach = [tuple(_tensor(end, self._device) for end in ends) for ends in found]  # type: ignore[misc]
+        for weight, (low, high) in zip(self.weights, self._reach, strict=True):
+            weight.clamp_(low, high)
 
     def write(self, chip: Chip, seed: int = 0) -> None:
         """Write the present weights onto a chip; what is run then is that chip, until the next call.
@@ -72,49 +115,69 @@ class CrossbarModule(nn.Module):
         seed
             Of programming pulses.
         """
-        weights = {name: _array(one) for name, one in zip(self.layers, self.weights, strict=True)}
-        biases = {name: _array(one) for name, one in zip(self.layers, self.biases, strict=True)}
-        program = rewrite(self._program, weights, biases)
+        self._chip, self._pulses, self._written = chip, seed, self._versions()
+        program = self.program
         programmed = program_chip(program, chip, effects=self._effects, seed=seed)
         if self._engine is None:
-            self._engine = Engine(programmed, seed=self._seed)
+            self._engine = Engine(programmed, self._device, seed=self._seed)
         else:
             self._engine.put(programmed)
         faults = chip.faults if "failures" in self._effects else None
-        for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
+        for layer in self.layers:
             if not self._engine.trains(layer):
                 hint = (
                     "it has arrays solved as networks, or noise that digits of a vector share: leave those effects out"
                 )
                 raise ProgramError(f"layer {layer!r}", "cannot be trained under these effects", hint=hint)
-            slopes = _Slopes(program, faults, layer)
+            slopes = Slopes(program, faults, layer)
             batches = [batch for store in self._engine.loops[layer].stores for batch in store.batches]
-            matrices = tuple(
-                _straight_through(
-                    weight,
+            self._links[layer] = [
+                _Link(
                     batch.matrix,
                     self._index(layer, number, batch, slopes),
                     self._engine.compiler.batches.slopes(layer, batch, slopes.of_channel),
                 )
                 for number, batch in enumerate(batches)
-            )
-            self._engine.trainable[layer] = Trainable(bias, matrices)
+            ]
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Outputs of the program, in the order of the model's, for its inputs by name.
+    def reseed(self, seed: int) -> None:
+        """Let the noise of reads begin anew, as that of another seed."""
+        self._seed = seed
+        if self._engine is not None:
+            self._engine.reseed(seed)
+
+    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Any:
+        """The output of the program, or a list of all in the order of the model's where there are several.
 
         Raises
         ------
-        ProgramError
-            If the weights were not written onto a chip yet.
+        DataError
+            If one tensor is given to a program of several inputs, or names are not those of its inputs.
         """
-        if self._engine is None:
-            raise ProgramError("module", "must be written onto a chip first", hint="call write(chip)")
-        buffers: dict[str, Any] = dict(inputs)
+        if self._written != self._versions():
+            self.write(self._chip, self._pulses)
+        assert self._engine is not None
+        tables = self._program.tables
+        names = [info.name for info in tables.inputs]
+        if isinstance(inputs, Tensor):
+            if len(names) != 1:
+                raise DataError("inputs", "must be given by name", hint=f"the program takes {', '.join(names)}")
+            inputs = {names[0]: inputs}
+        if set(inputs) != set(names):
+            raise DataError("inputs", f"must be {', '.join(names)}", got=", ".join(inputs))
+        for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
+            matrices = tuple(_straight_through(weight, link) for link in self._links[layer])
+            self._engine.trainable[layer] = Trainable(bias, matrices)
+        buffers: dict[str, Any] = {name: value.to(self._device) for name, value in inputs.items()}
         self._engine.run(buffers)
-        return [buffers[info.name] for info in self._program.tables.outputs]
+        found = [buffers[info.name] for info in tables.outputs]
+        return found[0] if len(found) == 1 else found
 
-    def _index(self, layer: str, number: int, batch: Batch, slopes: "_Slopes") -> Tensor:
+    def _versions(self) -> tuple[int, ...]:
+        """What tells whether a parameter was changed in place since."""
+        return tuple(version for one in self.parameters() for version in (one._version, one.data_ptr()))
+
+    def _index(self, layer: str, number: int, batch: Batch, slopes: "Slopes") -> Tensor:
         """Where each of a batch's matrix elements lies in the layer's weights; it never changes."""
         if (layer, number) not in self._indices:
             of_drives = [
@@ -126,55 +189,13 @@ class CrossbarModule(nn.Module):
         return self._indices[layer, number]
 
 
-class _Slopes:
-    """How the channels of a layer's tiles follow its weights, of a program on a chip with these failed devices."""
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """The matrix of a batch, where each of its elements lies in the layer's weights, and its slope over them."""
 
-    def __init__(self, program: TileProgram, faults: FaultMap | None, layer: str) -> None:
-        self._program, self._faults = program, faults
-        self._weights = program.weights[layer].astype(np.float64)
-        self._shares: dict[str, Shares] = {}
-
-    def shares(self, tile: str) -> Shares:
-        """What a tile is to hold of the weights."""
-        if tile not in self._shares:
-            self._shares[tile] = tile_shares(self._program, self._program.tiles[tile], self._weights)
-        return self._shares[tile]
-
-    def of_channel(self, tile: str, channel: Channel) -> Float64:
-        """Siemens of a channel's matrix over the weights, ``(rows, cols)`` as they lie.
-
-        None where a weight is beyond full scale, or its device has failed. At 0 either device of a pair can take a
-        change, so that each counts by half where it is converted on its own.
-        """
-        program, shares = self._program, self.shares(tile)
-        if channel.exact:
-            return np.zeros_like(channel.matrix)
-        code = WeightCode.of(program.spec)
-        held = code.differences(code.round(np.clip(shares.wanted, -1, 1)), program.tiles[tile].slice)
-        by_element = np.stack([held, np.where(np.abs(shares.wanted) <= 1, shares.slope, 0.0)])
-        physical = np.empty_like(by_element)
-        physical[:, program.tile_tensors[tile].row_map] = by_element
-        held, slope = physical[0], physical[1]
-        plus, minus = self._good(tile)
-        if code.single:
-            moves: npt.NDArray[Any] = plus
-        elif program.spec.periphery.subtract == "before":
-            moves = np.where(held > 0, plus, np.where(held < 0, minus, plus | minus))
-        elif channel.sign > 0:
-            moves = plus * np.where(held > 0, 1.0, np.where(held < 0, 0.0, 0.5))
-        else:
-            moves = minus * np.where(held < 0, -1.0, np.where(held > 0, 0.0, -0.5))
-        found: Float64 = moves * slope * program.spec.weight_span
-        return found
-
-    def _good(self, tile: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Which devices of a tile (plus, minus) have not failed, ``(rows, cols)`` as they lie."""
-        row = self._program.tiles[tile]
-        good = [np.ones((row.rows, row.cols), bool), np.ones((row.rows, row.cols), bool)]
-        if self._faults is not None:
-            for at, (number, rows, cols) in enumerate(self._program.places(tile).values()):
-                good[at] = np.isnan(self._faults.stuck(number)[np.ix_(rows, cols)])
-        return good[0], good[1]
+    matrix: Tensor
+    index: Tensor
+    slope: Tensor
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -196,13 +217,22 @@ class _StraightThrough(torch.autograd.Function):
         return found.view(ctx.shape), None, None, None
 
 
-def _straight_through(weight: Tensor, matrix: Tensor, index: Tensor, slope: Tensor) -> Tensor:
-    found: Tensor = _StraightThrough.apply(weight, matrix, index, slope)  # type: ignore[no-untyped-call]
+def _straight_through(weight: Tensor, link: _Link) -> Tensor:
+    found: Tensor = _StraightThrough.apply(weight, link.matrix, link.index, link.slope)  # type: ignore[no-untyped-call]
     return found
 
 
-def _parameter(values: npt.NDArray[Any]) -> nn.Parameter:
-    return nn.Parameter(torch.tensor(values, dtype=torch.float32))
+def _start(program: TileProgram, layer: str) -> npt.NDArray[Any]:
+    """The weights that training starts from: the model's, or what devices hold that were mapped around failures."""
+    return program.weights[layer] if program.faults is None else program.decoded_weights(layer)
+
+
+def _parameter(values: npt.NDArray[Any], device: torch.device) -> nn.Parameter:
+    return nn.Parameter(_tensor(values, device))
+
+
+def _tensor(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def _array(values: Tensor) -> npt.NDArray[Any]:

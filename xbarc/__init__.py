@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from hwspec.errors import VerificationError as VerificationError
     from hwspec.errors import XbarcError as XbarcError
     from hwspec.spec import HardwareSpec as HardwareSpec
+    from runtime.augmentation import Augmentation as Augmentation
     from runtime.program import TileProgram as TileProgram
     from runtime.report import CompileReport as CompileReport
+    from runtime.tuning import TuneOptions as TuneOptions
     from xbarc.api import Simulation as Simulation
     from xbarc.api import compile_model as compile
     from xbarc.api import load as load
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from xbarc.api import simulate as simulate
     from xbarc.evaluation import EvalReport as EvalReport
     from xbarc.evaluation import evaluate as evaluate
+    from xbarc.finetuning import FinetuneResult as FinetuneResult
+    from xbarc.finetuning import finetune as finetune
+    from xbarc.finetuning import to_torch as to_torch
     from xbarc.verification import VerifyReport as VerifyReport
     from xbarc.verification import verify_program as verify
 
@@ -49,6 +54,9 @@ _ROOMS = {
         "hwspec.errors",
     ),
     "TileProgram": "runtime.program",
+    "Augmentation": "runtime.augmentation",
+    "TuneOptions": "runtime.tuning",
+    **dict.fromkeys(("FinetuneResult", "finetune", "to_torch"), "xbarc.finetuning"),
     "CompileReport": "runtime.report",
     **dict.fromkeys(("Simulation", "load", "remap", "simulate"), "xbarc.api"),
     **dict.fromkeys(("EvalReport", "evaluate"), "xbarc.evaluation"),

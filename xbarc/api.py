@@ -9,11 +9,12 @@ import numpy as np
 
 from compiler.compile import CompileOptions, finish, remap_program, run_compile
 from compiler.frontend import load_model
+from compiler.like import check_options, compile_like
 from compiler.passes.calibrate import Batch, Batches
 from compiler.steps import chosen_steps
 from hwspec.chip import Chip
 from hwspec.effects import chosen_effects
-from hwspec.errors import DataError, ProgramError
+from hwspec.errors import ChipError, DataError, ProgramError, SpecError
 from hwspec.spec import HardwareSpec
 from runtime.archive import load_program
 from runtime.program import TileProgram
@@ -31,12 +32,13 @@ CALIBRATION_BATCH = 16
 
 def compile_model(
     model: "str | Path | bytes | onnx.ModelProto",
-    spec: HardwareSpec | str | Path = "rram-128",
+    spec: HardwareSpec | str | Path | None = None,
     calibration: Data | None = None,
     chip: Chip | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     *,
+    like: TileProgram | str | Path | None = None,
     options: CompileOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TileProgram:
@@ -47,7 +49,7 @@ def compile_model(
     model
         Path of an ONNX file, its bytes, or the model itself.
     spec
-        The hardware: a spec, the name of a preset, or the path of a file.
+        The hardware: a spec, the name of a preset, or the path of a file; None is the preset ``rram-128``.
     calibration
         Typical inputs: arrays by the names of the model's inputs, one array for a model with one input, or anything
         that `xbarc.data.load.load_data` reads. Without them ranges stem from random inputs.
@@ -58,6 +60,9 @@ def compile_model(
         For random inputs and for the choice of calibration vectors.
     input_shapes
         Shapes of inputs that the model leaves open; an open leading dimension stays the batch.
+    like
+        A program, or the path of one, that the model has the layers of, with other weights: everything that is no
+        function of the weights is that program's (`compiler.like`). Whatever else is given must be as it is there.
     options
         Further options; `seed` and `input_shapes` given here take their place there.
     progress
@@ -68,22 +73,47 @@ def compile_model(
     ModelFileError, ModelError
         The model cannot be read, or is not supported.
     SpecError, ChipError, DataError
-        The spec, the chip, or the data does not fit.
+        The spec, the chip, or the data does not fit, or is not that of `like`.
+    ProgramError
+        `like` is no sound program, or cannot take other weights (`runtime.rewrite`).
     """
     options = dataclasses.replace(
         options or CompileOptions(),
         seed=seed,
         input_shapes={name: tuple(int(size) for size in shape) for name, shape in (input_shapes or {}).items()},
     )
+    if like is not None:
+        program = like if isinstance(like, TileProgram) else load(like)
+        _check_like(program, spec, calibration, chip)
+        check_options(options, program)
+        return compile_like(load_model(model), program, keep_source=options.keep_source)
     batches = None if calibration is None else calibration_batches(calibration)
     source = load_model(model)
     program = finish(
-        run_compile(source, HardwareSpec.resolve(spec), options, batches, chip, progress=progress),
+        run_compile(source, HardwareSpec.resolve(spec or "rram-128"), options, batches, chip, progress=progress),
         keep_source=options.keep_source,
     )
     if chip is not None:
         chip.check_fits(program.spec, program.arrays)
     return program
+
+
+def _check_like(
+    like: TileProgram, spec: HardwareSpec | str | Path | None, calibration: Data | None, chip: Chip | None
+) -> None:
+    """Refuse a spec, calibration data and a chip that are not those of the program that a model is compiled like."""
+    hint = "leave it out: with like it is the program's"
+    if spec is not None and HardwareSpec.resolve(spec).sha256 != like.tables.spec_sha256:
+        raise SpecError("spec", f"must be that of the program given as like ({like.spec.name!r})", got=spec, hint=hint)
+    if calibration is not None:
+        raise DataError("calibration", "must not be given with like, whose ranges stay", hint="leave it out")
+    if chip is not None:
+        chip.check_fits(like.spec, like.arrays)
+        arrays = like.arrays if like.faults is None else like.faults.shape[0]
+        tested = chip.as_tested(like.spec).fault_map.first(arrays)
+        if tested != like.faults and (tested.failed or like.faults is not None):
+            requirement = "must be the one that the program given as like is mapped for"
+            raise ChipError("chip", requirement, got=chip.sha256[:12], hint=hint)
 
 
 def calibration_batches(data: Data, **reading: Any) -> Batches:

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from compiler.assignment import Held, closed_form, compensated, joined, plain, split, target_of
 from compiler.mapping import Block, Mapping, MatrixLayer, Placement, QuantizedLayer, Targets
 from compiler.moments import Moments, moments_of
-from compiler.pairs import PairRules, site_pairs
 from compiler.raised_pairs import CommonMode
 from compiler.step_errors import FIRST, StepErrors
 from compiler.steps import ALL
 from compiler.strips import takes_bias
+from runtime.pairs import PairRules, site_pairs
 from runtime.physics.wires import share_out
 from runtime.quantize import Float64, WeightCode, is_off
 from runtime.report import ColumnReport, FailureReport, StepReport

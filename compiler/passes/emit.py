@@ -49,6 +49,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         faults_sha256=None if faults is None else faults.sha256,
         mapping_steps=mapping.steps,
         robust=mapping.robust,
+        tuned=mapping.tuned,
         inputs=graph.inputs,
         outputs=graph.outputs,
         buffers=graph.buffers,

@@ -13,6 +13,7 @@ from onnx.onnx_cpp2py_export.checker import CheckerContext
 from compiler.floatmodel import FloatModel
 from compiler.mapping import LoweredGraph, Mapping, MatrixLayer
 from compiler.rules import RULES, Graph, Lowered, StaysDigital
+from compiler.rules.added_bias import added_row, bias_owner
 from compiler.segments import Cut, cut_segments, reads
 from hwspec.errors import DataError, ModelFileError, VerificationError, XbarcError
 from runtime.report import DigitalNode
@@ -53,13 +54,20 @@ class Lower:
         model = mapping.cleaned
         if model is None:
             raise VerificationError("model", "must be cleaned before it is lowered")
-        graph, context = _graph_view(model), _checker_context(model)
+        graph, context = graph_view(model), _checker_context(model)
+        by_name = {node.name: node for node in model.graph.node}
         _check_digital_names(model, mapping.digital_nodes)
         lowered: dict[str, Lowered] = {}
         digital: list[DigitalNode] = []
         nodes: list[onnx.NodeProto] = []
         floats: list[onnx.NodeProto] = []
         for node in model.graph.node:
+            owner = bias_owner(node)
+            row = added_row(node, by_name[owner], model, graph) if owner in lowered else None
+            if row is not None:
+                lowered[owner] = lowered[owner].plus(row, node.output[0])
+                floats.append(node)
+                continue
             try:
                 found = _lower(node, graph, context, kept=node.name in mapping.digital_nodes)
             except StaysDigital as reason:
@@ -107,7 +115,8 @@ class Lower:
         )
 
 
-def _graph_view(model: onnx.ModelProto) -> Graph:
+def graph_view(model: onnx.ModelProto) -> Graph:
+    """What a rule may look at of a model."""
     graph = model.graph
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)

@@ -15,11 +15,11 @@ from compiler.mapping import Mapping, MatrixLayer, Placement
 from compiler.moments import Moments, known_whole, moments_of
 from compiler.orders import Order
 from compiler.packing import Territory, pack
-from compiler.pairs import PairRules, SitePairs, site_pairs
 from compiler.step_errors import FIRST, Errors, StepErrors, joint_errors, squared
 from compiler.steps import ALL
 from compiler.strips import Strip, layer_strips, order_strip, placement_of, start_strip, takes_bias
 from hwspec.errors import DoesNotFit, FitReport
+from runtime.pairs import PairRules, SitePairs, site_pairs
 from runtime.physics.wires import share_out
 
 Progress = Callable[[int, int], None]

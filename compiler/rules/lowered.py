@@ -1,7 +1,7 @@
 """What a rule reads, and what it gives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,14 @@ class Lowered:
     before: tuple[onnx.NodeProto, ...] = ()
     after: tuple[onnx.NodeProto, ...] = ()
     constants: dict[str, Array] = field(default_factory=dict)
+
+    def plus(self, row: Array, result: str) -> "Lowered":
+        """The same with a row added to its bias, and its result under another name."""
+        bias = self.bias + row
+        if not self.after:
+            return replace(self, bias=bias, target=result)
+        self.after[-1].output[0] = result  # the rule's own node, which has its place among the digital ones already
+        return replace(self, bias=bias)
 
 
 @dataclass(frozen=True)

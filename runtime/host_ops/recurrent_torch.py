@@ -51,8 +51,8 @@ def _flat_weights(w: Tensor, r: Tensor, b: Tensor | None, order: Sequence[int]) 
 
 
 def _initial(state: Tensor | None, x: Tensor, r: Tensor) -> Tensor:
-    """The state before the first step, ``(directions, batch, hidden)``; zeros unless given."""
-    return x.new_zeros((r.shape[0], x.shape[1], r.shape[2])) if state is None else state
+    """The state before the first step, ``(directions, batch, hidden)``; zeros unless given. cuDNN takes no view."""
+    return x.new_zeros((r.shape[0], x.shape[1], r.shape[2])) if state is None else state.contiguous()
 
 
 def _time_axes(y: Tensor, directions: int) -> Tensor:

@@ -16,8 +16,8 @@ from compiler.compile import CompileOptions, run_compile
 from compiler.frontend import load_model
 from compiler.mapping import Mapping
 from compiler.packing import pack
-from compiler.pairs import PairRules, site_pairs
-from compiler.pairs_numba import OFF
+from runtime.pairs import PairRules, site_pairs
+from runtime.pairs_numba import OFF
 from compiler.passes.assign import Assign, worst_weights
 from compiler.passes.place import Place, column_signs
 from compiler.steps import ALL

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 import torch
 
-from models.augment import Augmentation, augment
 from models.checkpoint import save_checkpoint
 from models.export import export_onnx
 from models.networks import digits_cnn, resnet20
-from models.recipes import HERE, RECIPES, Recipe, accuracy, image_input
+from models.recipes import HERE, RECIPES, Recipe, accuracy, command_line, image_input, with_epochs
 from models.training import TrainingOptions, train
+from runtime.augment_torch import Augmentation
 from xbarc.data.load import load_data
 
 STILL = TrainingOptions(
@@ -29,6 +29,7 @@ STILL = TrainingOptions(
     validation=40,
     average=0.5,
 )
+README = (HERE / "README.md").read_text(encoding="utf-8")
 LARGEST = 5 * 2**20
 """Bytes of a model file, at most: they lie in the repository."""
 
@@ -45,9 +46,51 @@ def test_result_describes_the_file(recipe: Recipe) -> None:
     result = json.loads((HERE / recipe.name / "result.json").read_text(encoding="utf-8"))
     assert result["sha256"] == hashlib.sha256(content).hexdigest()
     assert result["bytes"] == len(content) < LARGEST
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
-    assert f"{100 * result['test_accuracy']:.2f} %" in readme
-    assert result["command"] in readme
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| [`{recipe.name}`]"))
+    size = f"{len(content) / 1e6:.1f} MB" if len(content) >= 1e6 else f"{len(content) / 1e3:.0f} kB"
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:] == [
+        f"{100 * result['test_accuracy']:.2f} %",
+        str(result["test_images"]),
+        size,
+        f"`{result['command']}`",
+    ]
+
+
+def test_result_is_that_of_the_recipe(recipe: Recipe) -> None:
+    """Its command, with or without options, means the recipe's own, which an option since added leaves as it was."""
+    result = json.loads((HERE / recipe.name / "result.json").read_text(encoding="utf-8"))
+    device = "cuda" if "NVIDIA" in result.get("device", "cpu") else "cpu"
+    epochs = recipe.options.epochs
+    assert result["command"] in {command_line(recipe, None, device), command_line(recipe, epochs, device)}
+    assert with_epochs(recipe.options, epochs) == recipe.options
+    assert result["what"] == recipe.what
+    assert f"{epochs} epochs each" in README or device == "cpu"
+    neutral = flat(asdict(replace(STILL, augmentation=Augmentation())))
+    recorded, options = flat(result["options"]), flat(asdict(recipe.options))
+    assert recorded.keys() <= options.keys()
+    for name, value in options.items():
+        assert recorded.get(name, neutral[name]) == value, name
+
+
+def flat(options: dict[str, Any]) -> dict[str, Any]:
+    """Put the augmentation's fields among the others, as the first results have them."""
+    augmentation: dict[str, Any] = options.get("augmentation", {})
+    return {name: value for name, value in options.items() if name != "augmentation"} | augmentation
+
+
+@pytest.mark.parametrize("name", ["vgg5-ternary-cifar10", "vgg5-ternary-robust-cifar10"])
+def test_ternary_models_hold_three_values_a_channel(name: str) -> None:
+    graph = onnx.load(HERE / name / "model.onnx").graph
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    layers = [node for node in graph.node if node.op_type in {"Conv", "Gemm"}]
+    assert [node.op_type for node in layers] == ["Conv"] * 4 + ["Gemm"]
+    assert [item.i for item in layers[-1].attribute if item.name == "transB"] == [1]  # rows are output channels
+    for node in layers:
+        for channel in tensors[node.input[1]]:
+            scale = np.abs(channel).max()
+            assert scale > 0
+            np.testing.assert_array_equal(np.unique(channel), [-scale, 0, scale])
 
 
 def test_model_is_plain(recipe: Recipe) -> None:
@@ -153,35 +196,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(optimizer: Literal["adamw", "s
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
 
 
-def test_crops_and_flips_move_whole_pixels() -> None:
-    images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).reshape(2, 3, 6, 6) + 1
-    found = augment(images, Augmentation(crop=2), torch.Generator().manual_seed(3))
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
-    windows = padded.unfold(2, 6, 1).unfold(3, 6, 1)
-    for number in range(2):
-        assert (windows[number] == found[number][:, None, None]).all(dim=(0, 3, 4)).any()
-    mirrored = augment(images.repeat(20, 1, 1, 1), Augmentation(flip=True), torch.Generator().manual_seed(3))
-    same = (mirrored == images.repeat(20, 1, 1, 1)).all(dim=(1, 2, 3))
-    turned = (mirrored == images.flip(3).repeat(20, 1, 1, 1)).all(dim=(1, 2, 3))
-    assert (same ^ turned).all()
-    assert 5 < same.sum() < 35
-
-
-def test_a_square_of_each_image_is_erased() -> None:
-    """Whole where its centre is far from the edges, cut off where it is not; the rest of the image stays."""
-    images = torch.ones(200, 3, 10, 12)
-    found = augment(images, Augmentation(erase=4), torch.Generator().manual_seed(3))
-    gone = found == 0
-    assert (gone | (found == 1)).all()
-    assert (gone == gone[:, :1]).all()
-    for rows, columns in ((gone[:, 0].any(2), gone[:, 0].any(1)), (gone[:, 0].any(1), gone[:, 0].any(2))):
-        assert rows.sum(1).max() == 4
-        assert rows.sum(1).min() == 2
-        assert (gone[:, 0].sum((1, 2)) == rows.sum(1) * columns.sum(1)).all()
-    assert gone[:, 0].any(0).all()
-    assert torch.equal(images, torch.ones(200, 3, 10, 12))
-
-
 def test_smoothed_labels_keep_the_scores_apart_less() -> None:
     images, labels = toy_images()
     margins = []
@@ -198,9 +212,3 @@ def test_resnet20_has_its_published_size() -> None:
     """0.27 million parameters (He et al., table 6), and the two 1×1 shortcuts."""
     count = sum(weight.numel() for name, weight in resnet20().named_parameters() if "shortcut" not in name)
     assert count == 269_722
-
-
-def test_augmentation_without_change_gives_the_images() -> None:
-    images = torch.rand(5, 1, 8, 8)
-    still = augment(images, Augmentation(shift=1e-9), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(still, images, rtol=0, atol=1e-5)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hwspec.errors import DataError
 from xbarc.cli.arguments import (
     ChipSeed,
     Json,
@@ -27,10 +28,14 @@ from xbarc.cli.arguments import (
 from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_steps
 from xbarc.cli.output import emit_json, note, progress_bar, say
 
+_LIKE = "Put the model's weights onto this program's tiles, with its scales, ranges and placement."
 _STAGES = "Write what each pass did into this folder: models as ONNX, decisions as JSON."
+_WITH_LIKE = ("model", "output", "source", "like", "json")
+"""Parameters that have an effect with ``--like``."""
 
 
 def compile_(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX model.")],
     output: Annotated[str | None, typer.Option("-o", "--output", help="Where to write; default MODEL.xbar.")] = None,
     spec: Annotated[str, typer.Option(help="Preset or spec file; `xbarc spec list` lists presets.")] = "rram-128",
@@ -57,11 +62,16 @@ def compile_(
     fuse_batchnorm: Annotated[bool, typer.Option(help="Fuse batch normalisation into layers.")] = True,
     source: Annotated[bool, typer.Option(help="Keep the model in the program; later verbs need it.")] = True,
     seed: Seed = 0,
+    like: Annotated[str | None, typer.Option(metavar="PROGRAM", help=_LIKE)] = None,
     stop_after: Annotated[str | None, typer.Option(help="Last pass to run; no program is written.")] = None,
     save_stages: Annotated[str | None, typer.Option(help=_STAGES)] = None,
     json: Json = False,
 ) -> None:
     """Compile an ONNX model into a tile program, for any chip or around the failed devices of one."""
+    if like is not None:
+        _refuse_options_without_effect(context)
+        _compile_like(model, like, output, source=source, json=json)
+        return
     from compiler.compile import CompileOptions, finish, run_compile
     from compiler.frontend import load_model
     from compiler.mapping import Mapping
@@ -131,3 +141,30 @@ def compile_(
     note_whole_chip(found, program)
     if program.report.warnings:
         note("calibrate with --calib for ranges that fit your data")
+
+
+def _refuse_options_without_effect(context: typer.Context) -> None:
+    """Raise `DataError`, naming the option, for one that was given although ``--like`` leaves it nothing to decide."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in _WITH_LIKE and given is not None and given.name == "COMMANDLINE":
+            hint = "leave it out: that program decides"
+            raise DataError(f"{parameter.opts[0]} and --like", "must not be given together", hint=hint)
+
+
+def _compile_like(model: str, like: str, output: str | None, *, source: bool, json: bool) -> None:
+    from compiler.frontend import load_model
+    from compiler.like import compile_like
+    from xbarc.api import load
+    from xbarc.cli.summary import print_summary, report_json
+
+    written = output or str(Path(model).with_suffix(".xbar"))
+    for kept in (model, like):
+        path = output_path(written, keep=kept)
+    program = compile_like(load_model(model), load(like), keep_source=source)
+    program.save(path)
+    if json:
+        emit_json(report_json(written, program))
+        return
+    print_summary(program)
+    say(f"written to {written}")

@@ -14,6 +14,7 @@ from hwspec.errors import DataError, DoesNotFit, XbarcError
 from xbarc.cli import chip, inspect, ops, remap, run, spec, verify
 from xbarc.cli import compile as compile_verb
 from xbarc.cli import eval as eval_verb
+from xbarc.cli import finetune as finetune_verb
 from xbarc.cli.output import emit_json, say
 
 _INTERRUPTED = 130
@@ -34,6 +35,7 @@ app.command("map")(remap.map_)
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.command("eval")(eval_verb.eval_)
+app.command("finetune")(finetune_verb.finetune_)
 app.command("inspect")(inspect.inspect)
 app.add_typer(spec.app, name="spec")
 app.add_typer(chip.app, name="chip")

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from compiler.pairs_numba import GATE_MINUS, GATE_PLUS, Bytes
 from hwspec.array import Array
 from hwspec.failures import State
 from hwspec.fault_map import FaultMap
 from hwspec.reach import isolation
 from hwspec.spec import HardwareSpec
 from runtime.layout import device_places
+from runtime.pairs_numba import GATE_MINUS, GATE_PLUS, Bytes
 from runtime.quantize import Float64, WeightCode, level_conductances
 
 Line = tuple[int, int]
@@ -32,7 +32,7 @@ class PairRules:
     unit
         Weight that a share of one stands for: 2 for single devices against a reference.
     weights, steps : (parts,)
-        Of the pairs that hold one weight, the most significant first (`compiler.pairs_numba.nearest_parts`).
+        Of the pairs that hold one weight, the most significant first (`runtime.pairs_numba.nearest_parts`).
     slices, replicas : (parts,)
         Which slice and replica each of them is.
     """

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.descent_numba import descend
-from compiler.pairs_numba import OFF, add_row_costs, column_costs, nearest, nearest_parts
+from runtime.pairs_numba import OFF, add_row_costs, column_costs, nearest, nearest_parts
 
 Float64 = npt.NDArray[np.float64]
 NAN = math.nan

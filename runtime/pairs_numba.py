@@ -99,6 +99,24 @@ def _hull(plus: float, minus: float, gate: int, open_share: float, unit: float) 
 
 
 @compiled()
+def nearest_pairs(
+    wanted: Float64, plus: Float64, minus: Float64, gate: Bytes, levels: Float64, open_share: float, unit: float,
+    devices: Float64,
+) -> None:  # fmt: skip
+    """The devices ``(pairs, 2)`` that `nearest` gives, pair by pair."""
+    for at in range(len(wanted)):
+        found = nearest(wanted[at], plus[at], minus[at], gate[at], levels, open_share, unit)
+        devices[at, 0], devices[at, 1] = found[1], found[2]
+
+
+@compiled()
+def hulls(plus: Float64, minus: Float64, gate: Bytes, open_share: float, unit: float, found: Float64) -> None:
+    """Lowest and highest weight ``(pairs, 2)`` that pairs can hold."""
+    for at in range(len(plus)):
+        found[at, 0], found[at, 1] = _hull(plus[at], minus[at], gate[at], open_share, unit)
+
+
+@compiled()
 def _intervals(plus: float, minus: float, gate: int, open_share: float, unit: float, found: Float64) -> int:
     """Intervals of the weights that a pair can hold, one for each choice of gates; tells how many it filled."""
     count = 0

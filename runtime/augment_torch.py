@@ -1,36 +1,12 @@
 """Random changes of training images, drawn image by image from one generator."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """The largest changes of a training image; what comes from outside is 0.
-
-    Attributes
-    ----------
-    shift, rotate, zoom : float
-        Largest shift in pixels (fractions are interpolated), rotation in degrees, and relative change of size.
-    crop : int
-        Largest shift by whole pixels, which keeps the image sharp.
-    flip : bool
-        Mirror half of the images, left for right.
-    erase : int
-        Side in pixels of a square at a random place that is set to 0 (DeVries and Taylor, arXiv:1708.04552); what
-        of it lies outside the image is lost.
-    """
-
-    shift: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    crop: int = 0
-    flip: bool = False
-    erase: int = 0
+from runtime.augmentation import Augmentation as Augmentation
 
 
 def augment(images: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
@@ -43,14 +19,14 @@ def augment(images: Tensor, options: Augmentation, generator: torch.Generator) -
     options
         The largest changes.
     generator
-        Source of the draws.
+        Source of the draws; it may be on another device than the images.
     """
     if options.shift or options.rotate or options.zoom:
         images = _warp(images, options, generator)
     if options.crop:
         images = _crop(images, options.crop, generator)
     if options.flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        mirrored = _rand((len(images),), images, generator) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     if options.erase:
         images = _erase(images, options.erase, generator)
@@ -59,7 +35,7 @@ def augment(images: Tensor, options: Augmentation, generator: torch.Generator) -
 
 def _warp(images: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
     """Shift, rotate and zoom, with values between pixels interpolated."""
-    draws = torch.rand((4, len(images)), generator=generator) * 2 - 1
+    draws = _rand((4, len(images)), images, generator) * 2 - 1
     angle = draws[0] * math.radians(options.rotate)
     size = 1 + draws[1] * options.zoom
     cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
@@ -74,19 +50,29 @@ def _crop(images: Tensor, border: int, generator: torch.Generator) -> Tensor:
     """Pad by a border of zeros and cut each image out again at a random place."""
     height, width = images.shape[2:]
     padded = functional.pad(images, (border,) * 4)
-    down, right = torch.randint(0, 2 * border + 1, (2, len(images)), generator=generator)
-    rows = (down[:, None] + torch.arange(height))[:, :, None]
-    columns = (right[:, None] + torch.arange(width))[:, None, :]
-    each = torch.arange(len(images))[:, None, None]
+    down, right = _randint(2 * border + 1, (2, len(images)), images, generator)
+    rows = (down[:, None] + torch.arange(height, device=images.device))[:, :, None]
+    columns = (right[:, None] + torch.arange(width, device=images.device))[:, None, :]
+    each = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[each, :, rows, columns].movedim(3, 1)
 
 
 def _erase(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Set a square to 0 whose centre is drawn from all pixels of the image."""
     height, width = images.shape[2:]
-    down = torch.randint(0, height, (len(images), 1), generator=generator) - side // 2
-    right = torch.randint(0, width, (len(images), 1), generator=generator) - side // 2
-    rows, columns = torch.arange(height), torch.arange(width)
+    down = _randint(height, (len(images), 1), images, generator) - side // 2
+    right = _randint(width, (len(images), 1), images, generator) - side // 2
+    rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
     in_rows, in_columns = (rows >= down) & (rows < down + side), (columns >= right) & (columns < right + side)
     inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
     return images.masked_fill(inside, 0.0)
+
+
+def _rand(shape: tuple[int, ...], images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from [0, 1) where the generator is, for use where the images are."""
+    return torch.rand(shape, generator=generator, device=generator.device).to(images.device)
+
+
+def _randint(end: int, shape: tuple[int, ...], images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw integers below ``end`` where the generator is, for use where the images are."""
+    return torch.randint(0, end, shape, generator=generator, device=generator.device).to(images.device)

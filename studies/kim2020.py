@@ -1,0 +1,248 @@
+"""Defects of ReRAM cells and defect-aware training, after Kim et al., ACM JETC 16(4) 2020 (arXiv 2002.04605).
+
+``python -m studies.kim2020 --data CIFAR10`` tunes ResNet-20 from the float checkpoint for crossbars of 4-bit weights: a
+baseline without defects for each structure of a cell, and one defect-aware model for each type of defect, on rates from
+0 to 20 %. Each is measured as the emitted program on chips that no training saw. ``--case NAME`` does some cases only;
+everything done is kept in ``--out`` and not done again. ``--write`` puts tables and curves into the documentation.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+import xbarc
+from compiler.compile import CompileOptions
+from hwspec.spec import HardwareSpec
+from runtime.program import TileProgram
+from studies.defects import defective_chip
+from studies.trials import Results, measure
+from xbarc.data.load import Dataset, load_data
+
+MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10" / "model.onnx"
+RATES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2)
+HIGHEST = 0.2
+CHIPS, IMAGES = 5, 5000
+CALIBRATION_IMAGES = 512
+AUGMENTATION = xbarc.Augmentation(crop=4, flip=True)
+
+Structure = Literal["pair", "zero", "single"]
+Chips = Callable[[int, int], xbarc.Chip]
+"""Gives the chip of a seed, with so many arrays."""
+FIELDS: dict[Structure, dict[str, Any]] = {
+    "pair": {"failures.failed_pair": "as_is", "failures.allow_unbounded": True},
+    "zero": {"failures.failed_pair": "zero"},
+    "single": {"array.pairing": "reference", "array.cell": "1T1R", "failures.failed_pair": "as_is"}
+    | {"failures.isolation": "none", "failures.allow_unbounded": True},
+}
+"""Of a pair of devices, a pair that a failure turns into 0, and a single device against a reference."""
+NONE: dict[str, Any] = {"failures.unformed.rate": 0.0, "failures.overformed.rate": 0.0}
+OVERFORMED: dict[str, dict[str, Any]] = {
+    "at-max": {"failures.overformed.model": "fixed", "failures.overformed.deviation": 0.0},
+    "at-1.25": {
+        "failures.overformed.model": "fixed",
+        "failures.overformed.deviation": 0.0,
+        "failures.overformed.conductance": 125e-6,
+    },
+    "to-4": {
+        "failures.overformed.model": "uniform",
+        "failures.overformed.deviation": 0.0,
+        "failures.overformed.upper": 400e-6,
+    },
+}
+"""What over-formed devices conduct: g_max, 1.25 g_max, evenly 1 to 4 g_max."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A type of defect.
+
+    Attributes
+    ----------
+    what
+        In a few words.
+    structure
+        Of the cells.
+    fields
+        Of the spec, that describe what failed devices conduct.
+    state
+        Of failed devices; None for defects of weights.
+    ones, deviation
+        Of defects of weights (`studies.defects`).
+    """
+
+    what: str
+    structure: Structure
+    fields: dict[str, Any]
+    state: str | None = None
+    ones: bool = False
+    deviation: float = 0.0
+
+    def spec(self, rate: float) -> HardwareSpec:
+        """The hardware with this rate of failures a device."""
+        fields = {**FIELDS[self.structure], **NONE, **self.fields}
+        if self.state is not None:
+            fields[f"failures.{self.state}.rate"] = rate
+        return HardwareSpec.preset("kim2020-2t2r").with_fields(fields)
+
+    def chip(self, rate: float, seed: int, arrays: int) -> xbarc.Chip:
+        """The chip of a seed: a share of its devices has failed, or of its weights."""
+        spec = self.spec(rate)
+        if self.state is not None:
+            return xbarc.Chip.sample(spec, arrays, seed)
+        return defective_chip(spec, arrays, seed, rate, ones=self.ones, deviation=self.deviation)
+
+    def drawn(self, seed: int, arrays: int) -> xbarc.Chip:
+        """A chip to train on: of any rate up to the highest, low ones more often."""
+        share = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x4A7E,))).random()
+        return self.chip(HIGHEST * float(share) ** 2, seed, arrays)
+
+
+def _overformed() -> dict[str, Case]:
+    found = {}
+    structures: tuple[tuple[Structure, str], ...] = (("single", "single device"), ("pair", "pair"))
+    for structure, told in structures:
+        for name, fields in OVERFORMED.items():
+            what = {"at-max": "g_max", "at-1.25": "1.25 g_max", "to-4": "1 to 4 g_max"}[name]
+            found[f"overformed-{structure}-{name}"] = Case(
+                f"{told}, over-formed at {what}", structure, fields, "overformed"
+            )
+    return found
+
+
+CASES: dict[str, Case] = {
+    "unformed-single": Case("single device, unformed", "single", {}, "unformed"),
+    "unformed-pair": Case("pair, unformed", "pair", {}, "unformed"),
+    "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed"),
+    **_overformed(),
+    "weight-0": Case("0-defects of weights", "pair", {}),
+    "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05),
+    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True),
+    "weight-1-deviating": Case("±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05),
+}
+BASELINES = {"baseline-pair": CASES["unformed-pair"], "baseline-single": CASES["unformed-single"]}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where the data are and the results go, and how much is done.
+
+    Attributes
+    ----------
+    data
+        CIFAR-10 as an image folder with the splits train and test.
+    out
+        Folder of programs and results.
+    device
+        Of torch.
+    epochs
+        Of each tuning.
+    chips, images
+        That each program is measured on.
+    """
+
+    data: str
+    out: Path
+    device: str
+    epochs: int
+    chips: int
+    images: int
+
+    def tuned(self, name: str, case: Case, chips: Chips | None) -> TileProgram:
+        """The program of a case, tuned; without `chips` as if no device failed."""
+        path = self.out / f"{name}.xbar"
+        if path.exists():
+            return xbarc.load(path)
+        train = self.samples("train")
+        few = train.take(np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES])
+        options = CompileOptions(predistort=False, robust=False)
+        program = xbarc.compile(MODEL, spec=case.spec(0.0), calibration=few, options=options)
+        began = time.time()
+        result = xbarc.finetune(
+            program,
+            train,
+            chips=None if chips is None else lambda seed: chips(seed, program.arrays),
+            without=["failures"] if chips is None else [],
+            options=xbarc.TuneOptions(
+                epochs=self.epochs,
+                batch=128,
+                learning_rate=1e-3,
+                average=0.995,
+                clip=2.5,
+                validation=1000,
+                validation_chips=2,
+                augmentation=AUGMENTATION,
+            ),
+            device=self.device,
+            checkpoint=self.out / f"{name}.checkpoint",
+            metrics=self.out / f"{name}.csv",
+            progress=lambda told, done, total: (
+                print(name, told, f"{done}/{total}", flush=True) if done % 20 == 0 else None
+            ),
+        )
+        print(f"{name}: {time.time() - began:.0f} s of training", flush=True)
+        onnx.save(result.model, self.out / f"{name}.onnx")
+        result.program.save(path)
+        return result.program
+
+    def samples(self, split: str) -> Dataset:
+        """Images of a split; of the test images as many as are measured."""
+        program = xbarc.compile(MODEL, spec="ideal")
+        limit = self.images if split == "test" else None
+        return load_data(self.data, program.tables.inputs, split=split, limit=limit)
+
+    def baseline(self, name: str) -> None:
+        """Tune a baseline, and measure it without defects."""
+        program = self.tuned(name, BASELINES[name], None)
+        results = Results(self.out / f"{name}.json")
+        test = self.samples("test")
+        results.get("0", lambda: measure(program, lambda seed: _good(program, seed), self.chips, test, self.device))
+
+    def case(self, name: str) -> None:
+        """Tune for a type of defect, and measure it and its baseline at every rate."""
+        case = CASES[name]
+        base = "baseline-single" if case.structure == "single" else "baseline-pair"
+        tuned = self.tuned(name, case, case.drawn)
+        while not (self.out / f"{base}.xbar").exists():
+            time.sleep(1.0)  # another process makes it
+        plain = xbarc.load(self.out / f"{base}.xbar")
+        results, test = Results(self.out / f"{name}.json"), self.samples("test")
+        for told, program in (("aware", tuned), ("baseline", plain)):
+            for rate in (0.0, *reversed(RATES)):
+                results.get(f"{told} {rate:g}", lambda: self._measured(case, program, rate, test))  # noqa: B023 (called at once)
+
+    def _measured(self, case: Case, program: TileProgram, rate: float, test: Dataset) -> dict[str, Any]:
+        def chip(seed: int) -> xbarc.Chip:
+            return case.chip(rate, seed, program.arrays) if rate else _good(program, seed)
+
+        return measure(program, chip, self.chips, test, self.device)
+
+
+def _good(program: TileProgram, seed: int) -> xbarc.Chip:
+    return xbarc.Chip.sample(program.spec, program.arrays, seed)
+
+
+def main() -> None:
+    """Run some cases, or all."""
+    parser = argparse.ArgumentParser(prog="python -m studies.kim2020", description=__doc__)
+    parser.add_argument("--data", required=True, help="CIFAR-10: image folder with the splits train and test")
+    parser.add_argument("--case", action="append", choices=[*BASELINES, *CASES], help="repeat for more (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("kim2020"), help="folder of programs and results")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--chips", type=int, default=CHIPS)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    study = Study(options.data, options.out, options.device, options.epochs, options.chips, options.images)
+    for name in options.case or [*BASELINES, *CASES]:
+        study.baseline(name) if name in BASELINES else study.case(name)
+
+
+if __name__ == "__main__":
+    main()
