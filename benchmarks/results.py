@@ -96,9 +96,8 @@ def accuracy_table(mnist: str | None) -> list[str]:
     return lines
 
 
-def write_between(name: str, lines: list[str]) -> None:
-    """Replace what stands in the README between the marks of this name."""
-    path = ROOT / "README.md"
+def write_between(name: str, lines: list[str], path: Path = ROOT / "README.md") -> None:
+    """Replace what stands in a page (the README) between the marks of this name."""
     before, rest = path.read_text(encoding="utf-8").split(f"<!-- {name} -->\n", 1)
     _, after = rest.split(f"<!-- end of {name} -->", 1)
     text = before + f"<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- end of {name} -->" + after

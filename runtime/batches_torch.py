@@ -21,7 +21,7 @@ from runtime.physics.converters import Drive
 from runtime.physics.readout import Readout, turning_point
 from runtime.programming import ProgrammedChip
 from runtime.quantize import Float64, input_digit, output_codes
-from runtime.straight_through_torch import follow, follow_digits
+from runtime.straight_through_torch import follow, follow_digits, within
 from runtime.tables import Load, Mvm, Phase
 
 ToTensor = Callable[[npt.NDArray[np.float64]], Tensor]
@@ -127,8 +127,8 @@ class Batch:
             return inputs[:, starts[0] : starts[0] + count * rows].reshape(len(inputs), count, rows).transpose(0, 1)
         return torch.stack([inputs[:, start : start + rows] for start in starts])
 
-    def convert(self, current: Tensor, own: Tensor | None) -> Tensor:
-        """Codes of currents in the matrix's unit (amperes where the ADC is ideal)."""
+    def convert(self, current: Tensor, own: Tensor | None, clipped: list[Tensor] | None = None) -> Tensor:
+        """Codes of currents in the matrix's unit (amperes where the ADC is ideal); `clipped` is told which clip."""
         found = current
         bends = self.bends
         if bends is not None:
@@ -151,11 +151,13 @@ class Batch:
                 found = found + own * self.own_noise
         if self.limits is None:
             return found
+        if clipped is not None:
+            clipped.append((found < self.limits[0] - 0.5) | (found > self.limits[1] + 0.5))
         if self.thresholds is None:
-            return follow(output_codes(found, *self.limits), found.clamp(*self.limits))
+            return follow(output_codes(found, *self.limits), within(found, *self.limits))
         across = found.transpose(1, 2).contiguous()
         codes = self.limits[0] + torch.searchsorted(self.thresholds, across)
-        return follow(codes.transpose(1, 2).to(found.dtype), found.clamp(*self.limits))
+        return follow(codes.transpose(1, 2).to(found.dtype), within(found, *self.limits))
 
 
 class BatchCompiler:

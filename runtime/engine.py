@@ -30,7 +30,7 @@ from runtime.loops_torch import CompiledLoop, CompiledStore, LoopCompiler
 from runtime.programming import ProgrammedChip
 from runtime.quantize import input_codes
 from runtime.read_noise_torch import Noise, read_noise
-from runtime.straight_through_torch import follow_inputs, phase_of
+from runtime.straight_through_torch import follow_inputs, phase_of, with_gradient_unless
 from runtime.tables import Host, Phase
 from runtime.workers_torch import Workers
 
@@ -265,6 +265,7 @@ class Engine:
             per_vector = spec.device.read_noise.correlation == "per_vector"
             noise = read_noise(batch, [one.detach() for one in inputs], self._noise, per_vector=per_vector)
         total: Tensor | None = None
+        clipped: list[Tensor] | None = [] if drive.digits > 1 and torch.is_grad_enabled() else None
         for number, one in enumerate(inputs):
             found = torch.bmm(one, matrix)
             if batch.amperes is not None:
@@ -273,14 +274,14 @@ class Engine:
                 found = found + noise[number]
             if batch.own_noise is not None:
                 own = self._noise.draw(batch, "readout", drive.digits, found) if own is None else own
-            found = batch.convert(found, None if own is None else own[number])
+            found = batch.convert(found, None if own is None else own[number], clipped)
             if self._watch:
                 self._show(loop.layer, batch, number, drive.digits, found)
             if drive.digits > 1:
                 found = found * drive.digit_weight(number)
             total = found if total is None else total + found
         assert total is not None
-        return total
+        return with_gradient_unless(total, clipped) if clipped else total
 
     def _network(self, batch: Batch, shares: Tensor, spec: HardwareSpec) -> Tensor:
         """Currents of arrays that no matrix describes, in the unit of the batch's matrix; no gradient flows back."""

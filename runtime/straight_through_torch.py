@@ -34,10 +34,22 @@ def follow(value: Tensor, follows: Tensor) -> Tensor:
 
 
 def follow_inputs(codes: Tensor, vectors: Tensor, full_scale: float, top: float, *, signed: bool) -> Tensor:
-    """Input codes that count as the vectors in units of a code, where the DAC does not clip them."""
+    """Input codes that count as the vectors in units of a code, where the DAC does not clip them: by half a code."""
     if not (torch.is_grad_enabled() and vectors.requires_grad):
         return codes
-    return follow(codes, (vectors * (top / full_scale)).clamp(-top if signed else 0.0, top))
+    return follow(codes, within(vectors * (top / full_scale), -top if signed else 0.0, top))
+
+
+def within(values: Tensor, low: float, high: float) -> Tensor:
+    """Values whose gradient stops where they lie more than half a code beyond the codes from `low` to `high`."""
+    return values.clamp(low - 0.5, high + 0.5)
+
+
+def with_gradient_unless(total: Tensor, clipped: Sequence[Tensor]) -> Tensor:
+    """What digits add up to; it gets no gradient where any of them clipped, for they count together."""
+    if not total.requires_grad:
+        return total
+    return torch.where(torch.stack(tuple(clipped)).any(0), total.detach(), total)
 
 
 def phase_of(codes: Tensor, phase: str) -> Tensor:

@@ -113,12 +113,14 @@ class Study:
         """Everything that is missing."""
         tuned = self.tuned()
         results = Results(self.out / "results.json")
-        programs = {
-            "plain": lambda ohms: self.program(MODELS / PLAIN / "model.onnx", ohms),
-            "robust": lambda ohms: self.program(MODELS / ROBUST / "model.onnx", ohms),
-            "tuned": lambda ohms: xbarc.load(self.out / "tuned.xbar") if ohms == 0.5 else self.program(tuned, ohms),
-        }
-        made = {name: make(0.5) for name, make in programs.items()}
+
+        def made_at(name: str, ohms: float) -> TileProgram:
+            if name == "tuned" and ohms == OHMS[1]:
+                return xbarc.load(self.out / "tuned.xbar")
+            return self.program(models[name], ohms)
+
+        models = {"plain": MODELS / PLAIN / "model.onnx", "robust": MODELS / ROBUST / "model.onnx", "tuned": tuned}
+        made = {name: made_at(name, OHMS[1]) for name in models}
         for name, program in made.items():
             results.get(f"{name}, every effect", lambda: self.measured(program, self.images))  # noqa: B023 (called at once)
             results.get(f"{name}, converters", lambda: self.measured(program, self.images, only=CONVERTERS))  # noqa: B023
@@ -130,7 +132,7 @@ class Study:
                 )
         for ohms in OHMS:
             for name in ("plain", "tuned"):
-                results.get(f"{name}, {ohms:g} ohm", lambda: self.measured(programs[name](ohms), self.few))  # noqa: B023
+                results.get(f"{name}, {ohms:g} ohm", lambda: self.measured(made_at(name, ohms), self.few))  # noqa: B023
 
 
 def main() -> None:

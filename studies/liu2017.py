@@ -141,9 +141,7 @@ class Study:
                 programs["replicas"] = xbarc.remap(program, chip, predistort=False, replicas=REPLICAS)
             found = {name: float(right(one, chip, test, seed, "cpu").mean()) for name, one in programs.items()}
             healthy = right(program, chip, test, seed, "cpu", without=["failures"])
-            arrays = {
-                f"arrays, {name}": len({tile.array for tile in one.tables.tiles}) * 2 for name, one in programs.items()
-            }
+            arrays = {f"arrays, {name}": one.report.totals.arrays for name, one in programs.items()}
             return {"fault-free": float(healthy.mean()), **found, **arrays}
 
         return trial
