@@ -21,7 +21,7 @@ from compiler.compile import CompileOptions
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
 from studies.defects import defective_chip
-from studies.trials import FIRST_CHIP, Results, measure, right
+from studies.trials import FIRST_CHIP, Results, measure, right, tell
 from xbarc.data.load import Dataset, load_data
 
 MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10" / "model.onnx"
@@ -272,7 +272,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     study = Study(options.data, options.out, options.device, options.epochs, options.chips, options.images)
-    for name in options.case or every:
+    for name in options.case or [*BASELINES, *CASES, *KNOWN]:
         run = study.baseline if name in BASELINES else study.case if name in CASES else study.known
         run(name)
 

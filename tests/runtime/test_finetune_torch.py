@@ -382,7 +382,6 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "wires": ("closed_form", {}),
     "refresh": (2, {"wires": "closed_form"}),
     "validation": (0.4, {}),
-    "reestimate": (32, {}),
 }
 """Each with another value, and what it needs beside it; the rest is tested by what it does."""
 ELSEWHERE = {"clip", "validation_chips", "patience", "augmentation"}
