@@ -27,6 +27,8 @@ FLOAT, PLAIN, ROBUST = "vgg5-cifar10", "vgg5-ternary-cifar10", "vgg5-ternary-rob
 OHMS = (0.0, 0.5, 1.0, 2.0, 5.0)
 CALIBRATION_IMAGES = 256
 CONVERTERS = ("dac", "adc")
+TRIM: dict[str, Any] = {"periphery.trim.gain": "column", "periphery.trim.offset": True}
+"""The controller measures a gain and an offset a column on 32 known vectors, and undoes them digitally (our choice)."""
 OPTIONS = CompileOptions(predistort=False, robust=False)
 
 
@@ -48,6 +50,8 @@ class Study:
         That each program is measured on.
     few
         Images of the ablation and of the wires.
+    learnt
+        Images of an epoch; None takes all.
     """
 
     data: str
@@ -57,6 +61,7 @@ class Study:
     chips: int
     images: int
     few: int
+    learnt: int | None
 
     def samples(self, split: str, limit: int | None = None) -> Dataset:
         """Images of a split."""
@@ -65,7 +70,7 @@ class Study:
 
     def program(self, model: Path, ohms: float = 0.5) -> TileProgram:
         """A model on the hardware, its ranges calibrated on training images."""
-        spec = HardwareSpec.preset("cao2022").with_fields({"array.r_word": ohms, "array.r_bit": ohms})
+        spec = HardwareSpec.preset("cao2022").with_fields({**TRIM, "array.r_word": ohms, "array.r_bit": ohms})
         few = self.samples("train", CALIBRATION_IMAGES)
         return xbarc.compile(model, spec=spec, calibration=few, options=OPTIONS)
 
@@ -76,7 +81,7 @@ class Study:
             options = xbarc.TuneOptions(
                 epochs=self.epochs,
                 batch=128,
-                learning_rate=3e-4,
+                learning_rate=2e-4,
                 average=0.99,
                 distill=0.5,
                 smoothing=0.05,
@@ -86,7 +91,7 @@ class Study:
             )
             result = xbarc.finetune(
                 self.program(MODELS / ROBUST / "model.onnx"),
-                self.samples("train"),
+                self.samples("train", self.learnt),
                 teacher=MODELS / FLOAT / "model.onnx",
                 options=options,
                 device=self.device,
@@ -145,9 +150,19 @@ def main() -> None:
     parser.add_argument("--chips", type=int, default=5)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--few", type=int, default=1000, help="images of the ablation and the wires")
+    parser.add_argument("--learnt", type=int, help="images of an epoch (default: all)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    Study(options.data, options.out, options.device, options.epochs, options.chips, options.images, options.few).run()
+    Study(
+        options.data,
+        options.out,
+        options.device,
+        options.epochs,
+        options.chips,
+        options.images,
+        options.few,
+        options.learnt,
+    ).run()
 
 
 if __name__ == "__main__":

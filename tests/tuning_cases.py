@@ -1,6 +1,7 @@
 """Small networks that classify, their programs and their data: what the tests of fine-tuning train."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ def blobs(samples: int, seed: int = 0, dims: tuple[int, ...] = (FEATURES,)) -> D
     labels = generator.integers(0, CLASSES, samples)
     points = _CENTRES[labels] + generator.standard_normal((samples, FEATURES))
     return Dataset({"x": points.astype(np.float32).reshape(-1, *dims)}, labels.astype(np.int64))
+
+
+def save(path: Path, data: Dataset) -> None:
+    """Write samples to an ``.npz`` file."""
+    arrays = dict(data.inputs)
+    np.savez(path, **arrays | ({} if data.labels is None else {"labels": data.labels}))  # type: ignore[arg-type]
 
 
 def classifier(*, softmax: bool = False, dims: tuple[int, ...] = (FEATURES,)) -> onnx.ModelProto:

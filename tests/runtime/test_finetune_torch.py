@@ -1,9 +1,9 @@
-"""The loop of fine-tuning: which chips it draws, what its options do, what it keeps, and that seeds decide everything."""
+"""The loop of fine-tuning: which chips it draws, what its options do and what it keeps; seeds decide everything."""
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ import xbarc
 from hwspec.chip import Chip
 from hwspec.errors import DataError
 from hwspec.spec import HardwareSpec
-from runtime import finetune_torch
 from runtime.finetune_torch import Tuned, Tuner, held_out, with_rates
+from runtime.processes_torch import Processes, is_first
 from runtime.program import TileProgram
 from runtime.rewrite import reachable_weights, rewrite
 from runtime.train import CrossbarModule
@@ -47,15 +47,27 @@ def flat(tuned: Tuned) -> npt.NDArray[np.float32]:
     return np.concatenate([one.ravel() for part in (tuned.weights, tuned.biases) for one in part.values()])
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, found: list[Any], told: Callable[[CrossbarModule, Chip, int], Any]) -> None:
-    """Tell of every time that weights are written onto a chip."""
+class Written(NamedTuple):
+    """Weights were written onto a chip: with this seed, on this model of wires, to train or not."""
+
+    chip: Chip
+    seed: int
+    wires: str
+    training: bool
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[Written]:
+    """Every time that weights are written onto a chip."""
+    found: list[Written] = []
     write = CrossbarModule.write
 
     def watched(module: CrossbarModule, chip: Chip, seed: int = 0) -> None:
-        found.append(told(module, chip, seed))
+        wires = module.program.spec.array.wire_model
+        found.append(Written(chip, seed, wires, torch.is_grad_enabled()))
         write(module, chip, seed)
 
     monkeypatch.setattr(CrossbarModule, "write", watched)
+    return found
 
 
 def watch_steps(monkeypatch: pytest.MonkeyPatch, told: Callable[[torch.optim.Optimizer], Any]) -> list[Any]:
@@ -81,7 +93,7 @@ def drawn_rates(monkeypatch: pytest.MonkeyPatch, options: TuneOptions) -> tuple[
         assert spec.failures.stuck_lrs.rate / 0.02 == pytest.approx(found[-1])
         return sample(spec, *arguments)
 
-    monkeypatch.setattr(finetune_torch.Chip, "sample", watched)
+    monkeypatch.setattr(Chip, "sample", watched)
     steps = -(-(SAMPLES - options.held_out(SAMPLES)) // options.batch)
     run(options)
     each = steps + options.validation_chips
@@ -141,8 +153,7 @@ def test_all_failures_have_the_factor_and_devices_fail_once_at_most() -> None:
 @pytest.mark.parametrize("resample", [1, 3])
 def test_steps_share_chips_and_none_of_them_validates(resample: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed a chip, whatever the epoch; those held out are the same in every epoch, and never trained on."""
-    written: list[tuple[int, bool]] = []
-    watch(monkeypatch, written, lambda module, chip, seed: (seed, torch.is_grad_enabled()))
+    written = watch(monkeypatch)
     asked: list[int] = []
 
     def chips(seed: int) -> Chip:
@@ -150,12 +161,13 @@ def test_steps_share_chips_and_none_of_them_validates(resample: int, monkeypatch
         return Chip.sample(cases.program().spec, cases.program().arrays, seed)
 
     run(replace(SHORT, epochs=3, resample=resample, validation_chips=2), chips=chips)
-    assert asked == [seed for seed, _ in written]
-    trained = [seed for seed, training in written if training]
-    held = [seed for seed, training in written if not training]
+    assert asked == [one.seed for one in written]
+    trained = [one.seed for one in written if one.training]
+    held = [one.seed for one in written if not one.training]
     assert len(trained) == 12
     for at, seed in enumerate(trained):
-        assert (seed == trained[at - at % resample]) and (at % resample or seed not in trained[:at])
+        assert seed == trained[at - at % resample]
+        assert at % resample or seed not in trained[:at]
     assert held == held[:2] * 3
     assert len({*held}) == 2
     assert not {*held} & {*trained}
@@ -163,24 +175,23 @@ def test_steps_share_chips_and_none_of_them_validates(resample: int, monkeypatch
 
 def test_one_chip_is_trained_on_where_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pulses and the noise of its reads differ from step to step."""
-    found: list[tuple[Chip, int]] = []
-    watch(monkeypatch, found, lambda module, chip, seed: (chip, seed))
+    found = watch(monkeypatch)
     chip = Chip.sample(cases.program().spec, cases.program().arrays, 5)
     run(SHORT, "aware", chip=chip)
-    assert all(one is chip for one, _ in found)
-    assert len({seed for _, seed in found}) == 8 + 1
+    assert all(one.chip is chip for one in found)
+    assert len({one.seed for one in found}) == 8 + 1
     found.clear()
     run(SHORT, "aware")
-    assert {one.sha256 for one, _ in found} == {cases.mapped().nominal_chip.sha256}
+    assert {one.chip.sha256 for one in found} == {cases.mapped().nominal_chip.sha256}
 
 
-def test_effects_that_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_effects_that_are_on() -> None:
     """Without any, chips are all alike; failures alone are among them."""
     data = blobs(SAMPLES)
     without = [flat(run(SHORT, effects=frozenset(), chips=_seeded(start), data=data)) for start in (0, 100)]
-    np.testing.assert_array_equal(*without)
+    np.testing.assert_array_equal(without[0], without[1])
     with_failures = [flat(run(SHORT, effects={"failures"}, chips=_seeded(start), data=data)) for start in (0, 100)]
-    assert not np.array_equal(*with_failures)
+    assert not np.array_equal(with_failures[0], with_failures[1])
 
 
 def _seeded(start: int) -> Callable[[int], Chip]:
@@ -214,7 +225,7 @@ def test_every_sample_is_learnt_once_an_epoch_but_those_held_out() -> None:
         assert [len(part) for part in learnt] == [20, 20, 14]
         assert sorted(np.concatenate(learnt).tolist()) == sorted({*range(SAMPLES)} - {*held.tolist()})
     orders = [np.concatenate(watched.taken[start : start + 3]) for start in (0, 4)]
-    assert not np.array_equal(*orders)
+    assert not np.array_equal(orders[0], orders[1])
 
 
 def test_shares_of_samples_held_out() -> None:
@@ -312,8 +323,7 @@ def test_without_samples_held_out_the_last_epoch_is_kept() -> None:
 
 def test_what_is_validated_is_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The accuracy told is that of the program with the weights kept, on the chips held out."""
-    seeds: list[tuple[int, bool]] = []
-    watch(monkeypatch, seeds, lambda module, chip, seed: (seed, torch.is_grad_enabled()))
+    written = watch(monkeypatch)
     options = replace(SHORT, epochs=1, validation=32, validation_chips=3)
     data = blobs(SAMPLES)
     quiet = frozenset({"failures", "spread", "dac", "adc"})
@@ -322,7 +332,7 @@ def test_what_is_validated_is_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
     program = rewrite(cases.program(), tuned.weights, tuned.biases)
     assert held.labels is not None
     right = []
-    for seed in [seed for seed, training in seeds if not training]:
+    for seed in [one.seed for one in written if not one.training]:
         chip = Chip.sample(program.spec, program.arrays, seed)
         found = xbarc.simulate(program, chip, seed=seed, only=quiet)(held.inputs)[0]
         right.append((found.argmax(1) == held.labels).mean())
@@ -355,11 +365,10 @@ def test_models_of_wires(wires: Any, refresh: int, wanted: list[str], monkeypatc
     """Step by step, and in validation: exact ones wherever any step has them."""
     program = cases.program_of(WIRED | {"array.wire_model": "exact"})
     program = xbarc.remap(program, predistort=False)
-    found: list[str] = []
-    watch(monkeypatch, found, lambda module, chip, seed: module.program.spec.array.wire_model)
+    found = watch(monkeypatch)
     options = replace(SHORT, epochs=1, batch=10, validation=4, validation_chips=1, wires=wires, refresh=refresh)
     run(options, program=program)
-    assert found == wanted
+    assert [one.wires for one in found] == wanted
 
 
 # -- every option ---------------------------------------------------------------------------------------------------
@@ -405,7 +414,7 @@ def test_each_option_changes_the_weights(name: str) -> None:
         program = xbarc.remap(cases.program_of(WIRED), predistort=False)
     options = replace(SHORT, **beside)
     found = [flat(run(one, teacher=teacher, program=program)) for one in (options, replace(options, **{name: value}))]
-    assert not np.array_equal(*found)
+    assert not np.array_equal(found[0], found[1])
 
 
 def test_augmentation_changes_images_alone() -> None:
@@ -414,7 +423,7 @@ def test_augmentation_changes_images_alone() -> None:
     data = blobs(SAMPLES, dims=dims)
     changes = xbarc.Augmentation(crop=1, flip=True)
     found = [flat(run(one, program=program, data=data)) for one in (SHORT, replace(SHORT, augmentation=changes))]
-    assert not np.array_equal(*found)
+    assert not np.array_equal(found[0], found[1])
     with pytest.raises(DataError, match=r"augmentation must have inputs that are images"):
         run(replace(SHORT, augmentation=changes))
 
@@ -459,9 +468,20 @@ def test_options_that_make_no_sense_are_refused(name: str, value: Any) -> None:
 # -- what comes of it -----------------------------------------------------------------------------------------------
 
 
-def test_weights_of_a_known_chip_are_all_within_reach() -> None:
-    """And what its devices then hold classifies no worse on it than before."""
+def test_weights_of_a_known_chip_are_all_within_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every step; and what its devices then hold classifies no worse on it than before."""
     program, chip = cases.mapped(), Chip.sample(cases.program().spec, cases.program().arrays, 5)
+    write = CrossbarModule.write
+
+    def watched(module: CrossbarModule, *arguments: Any) -> None:
+        for layer, weight in zip(module.layers, module.weights, strict=True):
+            low, high = (torch.from_numpy(end.astype(np.float32)) for end in reachable_weights(program, layer))
+            off = 1e-6 * weight.detach().abs().max()  # in single precision
+            assert (weight >= low - off).all()
+            assert (weight <= high + off).all()
+        write(module, *arguments)
+
+    monkeypatch.setattr(CrossbarModule, "write", watched)
     tuned = run(replace(SHORT, epochs=6, batch=32), "aware", chip=chip, data=blobs(256))
     for layer, weight in tuned.weights.items():
         low, high = (end.astype(np.float32) for end in reachable_weights(program, layer))
@@ -493,3 +513,31 @@ def test_seeds_decide_everything() -> None:
 def test_a_teacher_must_be_there_to_teach() -> None:
     with pytest.raises(DataError, match="distillation must have the original model"):
         run(replace(SHORT, distill=0.5))
+
+
+# -- several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("samples", "count"), [(15, 2), (16, 3), (2, 2), (1, 2), (2, 5)])
+def test_processes_take_all_samples_and_weigh_them_alike(samples: int, count: int) -> None:
+    """Every sample counts as much as every other in the loss of all together, which is a mean."""
+    chosen, weights = np.arange(samples) * 3, np.zeros(3 * samples)
+    for rank in range(count):
+        processes = Processes()
+        processes.count, processes.rank = count, rank
+        part, share = processes.share(chosen)
+        assert len(part) > 0
+        weights[part] += share / len(part)
+    np.testing.assert_allclose(weights[chosen], 1 / samples)
+
+
+def test_the_first_process_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert is_first()
+    monkeypatch.setenv("RANK", "1")
+    assert is_first(), "a rank without a launcher that started several"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_first()
+    monkeypatch.setenv("RANK", "0")
+    assert is_first()

@@ -101,15 +101,17 @@ class Choice:
         self.levels = None if table is None else (table - device.g_min) / device.span
         kind = isolation(spec.array, spec.failures)
         stubborn = [state for state, section in spec.failures.states() if not section.isolatable]
-        self.shares, self.gates, self.lines = [], [], []
-        for (number, rows, cols), off in zip(program.places(tile.name).values(), program.gated(tile.name), strict=False):
+        self.shares: list[Float64] = []
+        self.gates: list[npt.NDArray[np.bool_]] = []
+        for (number, rows, cols), off in zip(
+            program.places(tile.name).values(), program.gated(tile.name), strict=False
+        ):
             states = program.faults.states[number][np.ix_(rows, cols)]
             stuck = program.faults.stuck(number)[np.ix_(rows, cols)]
             share = (stuck / (1 + stuck * device.r_access) - device.g_min) / device.span
-            line = np.broadcast_to(off.all(1)[:, None], share.shape) & (kind == "line")
-            self.shares.append(np.where(line & ~np.isin(states, stubborn), self.open, share))
-            self.gates.append((kind == "device") & ~np.isin(states, stubborn))
-            self.lines.append(line)
+            gated = np.asarray(off.all(1)).reshape(-1, 1) & ~np.isin(states, stubborn)
+            self.shares.append(np.where(gated, self.open, share) if kind == "line" else share)
+            self.gates.append(~np.isin(states, stubborn) if kind == "device" else np.zeros(states.shape, bool))
         if len(self.shares) == 1:
             self.shares.append(np.full((tile.rows, tile.cols), 0.5))
             self.gates.append(np.zeros((tile.rows, tile.cols), bool))
@@ -137,7 +139,7 @@ class Choice:
             own = list(self.levels) if np.isnan(share[at]) else [float(share[at])]
             sides.append([*own, self.open] if gate[at] and self.failed(at) else own)
         if not self.failed(at) and self.unit == 1:  # one device of a good pair stays at the lowest level
-            return min(min(abs(share - wanted), abs(share + wanted)) for share in self.levels)
+            return float(min(min(abs(share - wanted), abs(share + wanted)) for share in self.levels))
         return min(abs(self.unit * (plus - minus) - wanted) for plus, minus in itertools.product(*sides))
 
 
@@ -208,7 +210,9 @@ def test_reach_is_what_pairs_can_hold_from_end_to_end(name: str) -> None:
                 if choice.failed((at, col)):
                     ends = np.array(choice.intervals((int(at), col)))
                 unit = tensors.scale[col] * tensors.col_sign[col]
-                span = np.array([ends.min(), ends.max()]) * unit + residue.reshape(low.shape)[0, start + element, column]
+                span = (
+                    np.array([ends.min(), ends.max()]) * unit + residue.reshape(low.shape)[0, start + element, column]
+                )
                 wanted_low[0, start + element, column], wanted_high[0, start + element, column] = span.min(), span.max()
         np.testing.assert_allclose(low, wanted_low, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(high, wanted_high, rtol=1e-12, atol=1e-12)
@@ -249,6 +253,6 @@ def test_a_program_with_one_other_target_does_not(name: str) -> None:
         at = int(np.flatnonzero(kind.ravel())[0])
         plus = program.tensors[f"{tile.layer}/plus"].copy()
         plus[at] = 20e-6 if program.spec.device.levels is None else (int(plus[at]) + 1) % 2
-        report = xbarc.verify(replace(program, tensors=program.tensors | {f"{tile.layer}/plus": plus}))
+        report = xbarc.verify(replace(program, tensors={**program.tensors, f"{tile.layer}/plus": plus}))
         assert not report.passed
         assert "targets that its weights give" in " ".join(report.failures)

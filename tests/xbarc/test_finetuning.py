@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-import torch
 import tuning_cases as cases
+from onnx import helper, numpy_helper
 from small_programs import small_spec
 from tuning_cases import blobs
 
 import xbarc
 from compiler.floatmodel import FloatModel
 from runtime.program import TileProgram
-from runtime.reference import Reference
 from runtime.programming import program_chip
+from runtime.reference import Reference
 from runtime.tuning import EPOCH_FIELDS
 from xbarc.data.load import Dataset, load_data
 
@@ -96,7 +97,9 @@ def test_the_tuned_model_is_that_of_the_tuned_program(name: str, tmp_path: Path)
     if case.get("mode") == "aware":
         held = {layer: result.program.decoded_weights(layer) for layer in result.program.layers}
         for layer, weights in held.items():
-            np.testing.assert_allclose(result.program.weights[layer], weights, rtol=0, atol=1e-6 * np.abs(weights).max())
+            np.testing.assert_allclose(
+                result.program.weights[layer], weights, rtol=0, atol=1e-6 * np.abs(weights).max()
+            )
     sound = xbarc.simulate(result.program, chip)(test.inputs)[0]
     assert np.isfinite(sound).all()
 
@@ -124,7 +127,7 @@ def test_an_altered_program_does_not_verify() -> None:
     tile = result.program.tables.tiles[0]
     plus = result.program.tensors[f"{tile.layer}/plus"].copy()
     plus[0] = (int(plus[0]) + 1) % 3
-    altered = replace(result.program, tensors=result.program.tensors | {f"{tile.layer}/plus": plus})
+    altered = replace(result.program, tensors={**result.program.tensors, f"{tile.layer}/plus": plus})
     report = xbarc.verify(altered)
     assert not report.passed
     assert any("does not have the targets that its weights give" in told for told in report.failures)
@@ -160,7 +163,7 @@ def test_chips_that_no_spec_describes() -> None:
     """The one chip given: training for it alone, without knowing where it failed."""
     program, chip = cases.program(), chip_of(cases.program(), 11)
     options = replace(OPTIONS, epochs=8, batch=32)
-    result = xbarc.finetune(program, blobs(256), chips=lambda seed: chip, options=options)
+    result = xbarc.finetune(program, blobs(256), chips=lambda _seed: chip, options=options)
     test = blobs(300, 4)
     before, after = (cases.accuracy(one, test, [chip]) for one in (program, result.program))
     assert after > before + 0.05
@@ -168,7 +171,6 @@ def test_chips_that_no_spec_describes() -> None:
 
 def test_chips_never_seen_compute_better_after_tuning() -> None:
     """digits-cnn where a tenth of the devices fail: the mean over chips that no step saw."""
-    torch.set_num_threads(1)
     few = load_data("digits", xbarc.compile(DIGITS, "ideal").tables.inputs, split="train", limit=600)
     program = xbarc.compile(DIGITS, "rram-128-faulty", calibration=few.take(np.arange(32)))
     test = load_data("digits", program.tables.inputs, split="test", limit=150)
@@ -176,8 +178,7 @@ def test_chips_never_seen_compute_better_after_tuning() -> None:
     options = xbarc.TuneOptions(epochs=2, batch=32, validation=0, learning_rate=2e-3)
     result = xbarc.finetune(program, few, options=options)
     before, after = (_digits_right(one, test, chips) for one in (program, result.program))
-    assert after > before + 0.05
-    assert after > 0.85
+    assert after > before + 0.08
 
 
 def _digits_right(program: TileProgram, data: Dataset, chips: list[xbarc.Chip]) -> float:
@@ -227,7 +228,7 @@ def test_regression_learns_from_the_original_model() -> None:
 def test_another_teacher() -> None:
     other = cases.classifier()
     weights = next(one for one in other.graph.initializer if one.name == "w1")
-    weights.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weights), "w1"))
+    weights.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weights), "w1"))
     options = replace(OPTIONS, distill=1.0)
     losses = [
         xbarc.finetune(cases.program(), blobs(64), options=options, teacher=teacher).history[0].loss
@@ -285,11 +286,12 @@ def test_data_that_cannot_be_learnt_from() -> None:
             xbarc.finetune(cases.program(), data, options=replace(OPTIONS, **options))
 
 
-def test_a_model_of_a_fixed_batch() -> None:
+def test_a_model_of_a_fixed_batch(tmp_path: Path) -> None:
     model = cases.classifier()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 16
     program = cases.program_of(None, model)
-    data = load_data({"x": blobs(70).inputs["x"], "labels": blobs(70).labels}, program.tables.inputs)
+    cases.save(tmp_path / "d.npz", blobs(70))
+    data = load_data(tmp_path / "d.npz", program.tables.inputs)
     result = xbarc.finetune(program, data, options=OPTIONS)
     assert result.history[-1].steps == 2 * 4
     with pytest.raises(xbarc.DataError, match="batch must be 16, the fixed batch of the model, not 64; or export"):
@@ -318,20 +320,20 @@ def test_programs_and_chips_that_do_not_fit_the_mode() -> None:
 
 def test_an_operator_without_gradient_is_told_before_a_step_is_done() -> None:
     model = cases.classifier()
-    model.graph.node[1].op_type = "Relu"
-    nodes = [
-        onnx.helper.make_node("Reshape", ["h", "square"], ["q"], "square"),
-        onnx.helper.make_node("Det", ["q"], ["d"], "odd"),
-        onnx.helper.make_node("Add", ["r0", "d"], ["r"], "added"),
+    first, relu, second = model.graph.node
+    odd = [
+        helper.make_node("Reshape", ["h", "square"], ["q"], "square"),
+        helper.make_node("Det", ["q"], ["d"], "odd"),
+        helper.make_node("ReduceSum", ["d", "last"], ["e"], "summed"),
+        helper.make_node("Add", ["h", "e"], ["g"], "added"),
     ]
-    model.graph.node[1].output[0] = "r0"
-    for at, node in enumerate(nodes):
-        model.graph.node.insert(2 + at, node)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 3, 2, 2]), "square"))
-    model.graph.node[3].op_type = "Det"
-    model.graph.node.insert(4, onnx.helper.make_node("ReduceSum", ["d", "axes"], ["e"], "summed", keepdims=1))
-    model.graph.node[5].input[1] = "e"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axes"))
+    relu.input[0] = "g"
+    nodes = [first, *odd, relu, second]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    for name, values in {"square": [-1, 3, 2, 2], "last": [1]}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values), name))
     program = cases.program_of(None, model)
     with pytest.raises(xbarc.ProgramError, match=r"runs in onnxruntime \(odd: operator Det has no translation\)"):
         xbarc.finetune(program, blobs(64), options=OPTIONS)
@@ -378,7 +380,7 @@ def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_tensorboard_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(xbarc.DataError, match="TensorBoard must be installed to be written to; pip install"):
         xbarc.finetune(cases.program(), blobs(64), options=OPTIONS, tensorboard=tmp_path)
 
@@ -397,11 +399,10 @@ def test_tensorboard_is_told_of_every_epoch(monkeypatch: pytest.MonkeyPatch, tmp
         def flush(self) -> None:
             written.append(("flush", 0, 0))
 
-    class Module:
-        SummaryWriter = Writer
-
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("importlib.import_module", lambda name: Module)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     history = xbarc.finetune(cases.program(), blobs(64), options=OPTIONS, tensorboard=tmp_path).history
     names = ("learning_rate", "loss", "validation_loss", "accuracy", "seconds")
     wanted = [(name, getattr(row, name), row.epoch) for row in history for name in names]
@@ -412,39 +413,47 @@ def test_tensorboard_is_told_of_every_epoch(monkeypatch: pytest.MonkeyPatch, tmp
 
 TWO = """
 import os, sys
+from pathlib import Path
+
+import numpy as np
 import torch
-torch.set_num_threads(1)
+
+from runtime.finetune_torch import Tuner
 from xbarc.cli import main
-from hwspec import atomic
-folder, rank = sys.argv[1], os.environ["RANK"]
-import xbarc, numpy as np
-from runtime import finetune_torch
-result = finetune_torch.Tuner._result
-def told(self):
-    found = result(self)
+
+torch.set_num_threads(1)
+folder, rank, result, replaced = sys.argv[1], os.environ["RANK"], Tuner._result, Path.replace
+
+
+def told(tuner):
+    found = result(tuner)
     np.savez(f"{folder}/weights-{rank}.npz", **found.weights, **{f"b{k}": v for k, v in found.biases.items()})
     return found
-finetune_torch.Tuner._result = told
-replaced = atomic.Path.replace
-def noted(self, target):
+
+
+def noted(path, target):
     with open(f"{folder}/written-{rank}.txt", "a") as stream:
         print(os.path.basename(target), file=stream)
-    return replaced(self, target)
-atomic.Path.replace = noted
+    return replaced(path, target)
+
+
+Tuner._result, Path.replace = told, noted
 sys.argv = ["xbarc", "finetune", f"{folder}/p.xbar", "--data", f"{folder}/d.npz", "--epochs", "2", "--batch", "15",
             "--validation", "9", "--lr", "0.02", "--checkpoint", f"{folder}/run.ckpt", "--metrics", f"{folder}/m.csv",
-            "--chips", "0"]
+            "--chips", "0", "--only", "dac,adc"]
 main()
 """
 
 
 def test_two_processes_end_with_the_same_weights_and_write_once(tmp_path: Path) -> None:
-    """Started by torchrun; each takes half of a batch, on a chip of its own; the last batch has one sample."""
+    """Started by torchrun; each takes half of a batch, and the last one has one sample.
+
+    Without effects that differ from chip to chip all is as in one process, but for the order of additions.
+    """
     cases.program().save(tmp_path / "p.xbar")
-    data = blobs(40)
-    np.savez(tmp_path / "d.npz", x=data.inputs["x"], labels=data.labels)
+    cases.save(tmp_path / "d.npz", blobs(40))
     (tmp_path / "two.py").write_text(TWO)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
         [*launcher, str(tmp_path / "two.py"), str(tmp_path)],
@@ -464,3 +473,8 @@ def test_two_processes_end_with_the_same_weights_and_write_once(tmp_path: Path) 
     assert sorted(written) == ["m.csv", "m.csv", "p-tuned.onnx", "p-tuned.xbar", "run.ckpt", "run.ckpt"]
     assert done.stdout.count("kept the weights of epoch") == 1
     assert xbarc.verify(xbarc.load(tmp_path / "p-tuned.xbar")).passed
+    options = xbarc.TuneOptions(epochs=2, batch=15, validation=9, learning_rate=0.02)
+    alone = xbarc.finetune(cases.program(), blobs(40), options=options, only=["dac", "adc"])
+    with (tmp_path / "m.csv").open(newline="") as stream:
+        found = [float(row[name]) for row in csv.DictReader(stream) for name in ("loss", "validation_loss")]
+    assert found == pytest.approx([value for row in alone.history for value in (row.loss, row.validation_loss)], 1e-3)
