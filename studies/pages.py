@@ -241,7 +241,9 @@ def readme_table() -> str:
     if "tuned, every effect" in cao:
         twin = json.loads((MODELS / FLOAT / "result.json").read_text(encoding="utf-8"))["test_accuracy"]
         plain = json.loads((MODELS / PLAIN / "result.json").read_text(encoding="utf-8"))["test_accuracy"]
-        ours = f"{interval(cao['tuned, every effect'])}; without hardware {plain:.2%}, in floating point {twin:.2%}"
+        row = cao["tuned, every effect"]
+        amount = f"{row['samples']} images, {len(row['chips'])} chips"
+        ours = f"{interval(row)}, {amount}; 5000 images without hardware {plain:.2%}, in floating point {twin:.2%}"
         rows.append(["Cao 2022: VGG of 5 layers, 3-level weights, every effect", "83 %, less than 3 points lost", ours])
     for name, kind, rate, row in liu_rows(liu):
         if name == "one layer" and rate == 0.2:
@@ -260,7 +262,7 @@ def readme_table() -> str:
         if drops["aware"] and drops["baseline"]:
             base, aware = dict(drops["baseline"]), dict(drops["aware"])
             both = [rate for rate in RATES if rate in base and rate in aware]
-            ours = ", ".join(f"{100 * rate:g} %: {base[rate]:.1f} to {aware[rate]:.1f}" for rate in both)
+            ours = ", ".join(f"at {100 * rate:g} % {base[rate]:.1f}, aware {aware[rate]:.1f}" for rate in both)
             rows.append([f"Kim 2020: ResNet-20, {CASES[case].what}, points lost", "not available", ours])
     return table(["work", "reported", "ours, emitted programs on chips not seen"], rows)
 

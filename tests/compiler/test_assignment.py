@@ -16,8 +16,6 @@ from compiler.compile import CompileOptions, run_compile
 from compiler.frontend import load_model
 from compiler.mapping import Mapping
 from compiler.packing import pack
-from runtime.pairs import PairRules, site_pairs
-from runtime.pairs_numba import OFF
 from compiler.passes.assign import Assign, worst_weights
 from compiler.passes.place import Place, column_signs
 from compiler.steps import ALL
@@ -26,6 +24,8 @@ from hwspec.chip import Chip
 from hwspec.failures import State
 from hwspec.fault_map import FaultMap
 from hwspec.spec import HardwareSpec
+from runtime.pairs import PairRules, site_pairs
+from runtime.pairs_numba import OFF
 from runtime.programming import program_chip
 from runtime.reference import Reference
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.orders import Order, TileTask, cheapest, choose_orders
+from hwspec.spec import HardwareSpec
 from runtime.pairs import PairRules, SitePairs
 from runtime.pairs_numba import nearest
-from hwspec.spec import HardwareSpec
 
 Float64 = npt.NDArray[np.float64]
 NAN = float("nan")
