@@ -204,7 +204,8 @@ def liu_plot(found: Found) -> Callable[[Effort], Figure]:
         names = [f"{name}, {kind}, {rate:.0%}" for name, kind, rate, _ in rows]
         axes[0].set_yticks(np.arange(len(rows)) - 0.3, names)
         axes[0].set_xlim(0, 101)
-        label(axes[0], "share, %", "", legend="lower left")
+        label(axes[0], "share, %", "", legend=None)
+        figure.legend(loc="outside lower center", ncols=len(colours))
         return figure
 
     return draw
