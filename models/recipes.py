@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from models.export import export_onnx
@@ -148,6 +150,25 @@ RECIPES = (
         data="CIFAR10",
     ),
     Recipe(
+        name="vgg5-ternary-distilled-cifar10",
+        what="VGG of 5 layers, weights of three levels learnt from vgg5-cifar10, on CIFAR-10",
+        network=vgg5,
+        size=32,
+        channels=3,
+        options=replace(
+            VGG5_OPTIONS,
+            epochs=25,
+            patience=25,
+            learning_rate=0.05,
+            augmentation=Augmentation(crop=4, flip=True),
+            smoothing=0.0,
+            levels=3,
+            start="vgg5-cifar10",
+            distill=0.7,
+        ),
+        data="CIFAR10",
+    ),
+    Recipe(
         name="vgg5-ternary-robust-cifar10",
         what="VGG of 5 layers, weights of three levels trained with noise and losses, on CIFAR-10",
         network=vgg5,
@@ -213,7 +234,10 @@ def run(
     if train_set.labels is None:
         raise ValueError(f"data {data} must have labels")
     images, labels = train_set.inputs[image.name], train_set.labels
-    trained = train(recipe.network(), images, labels, recipe.options, seed, checkpoint, device)
+    network = recipe.network()
+    if recipe.options.start is not None:
+        load_weights(network, HERE / recipe.options.start / "model.onnx")
+    trained = train(network, images, labels, recipe.options, seed, checkpoint, device)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     export_onnx(trained.network, torch.from_numpy(images[:2]), path)
@@ -236,6 +260,31 @@ def run(
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Give a network the weights and statistics of an exported model of the same network.
+
+    Parameters
+    ----------
+    network
+        It is changed in place.
+    path
+        An ONNX file of `models.export`, whose initializers have the names of the network's state.
+
+    Raises
+    ------
+    ValueError
+        If one is missing.
+    """
+    model = onnx.load(path)
+    found = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in model.graph.initializer}
+    state = network.state_dict()
+    wanted = [name for name in state if not name.endswith("num_batches_tracked")]
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise ValueError(f"{path} must hold {', '.join(missing)}")
+    network.load_state_dict(state | {name: found[name] for name in wanted})
 
 
 def command_line(recipe: Recipe, epochs: int | None = None, device: str = "cpu") -> str:

@@ -54,11 +54,17 @@ class TrainingOptions:
         With levels, share of the weights that each step of training sets to 0.
     float_epochs : int
         With levels, epochs at the start in which weights can have any value.
+    start : str or None
+        Model of another recipe, of the same network, whose weights training starts from.
+    distill : float
+        Share of the loss that is distillation from the model that it started from (Hinton et al., arXiv:1503.02531).
+    temperature : float
+        Of distillation.
 
     Raises
     ------
     ValueError
-        What is for few levels is given without levels, or no epoch would have few levels.
+        What is for few levels is given without levels, no epoch would have few levels, or nothing could teach.
     """
 
     epochs: int
@@ -76,6 +82,9 @@ class TrainingOptions:
     weight_noise: float = 0.0
     weight_loss: float = 0.0
     float_epochs: int = 0
+    start: str | None = None
+    distill: float = 0.0
+    temperature: float = 3.0
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together."""
@@ -83,6 +92,8 @@ class TrainingOptions:
             raise ValueError("weight_noise, weight_loss and float_epochs need levels")
         if self.float_epochs >= self.epochs:
             raise ValueError(f"float_epochs must be fewer than all {self.epochs} epochs, not {self.float_epochs}")
+        if self.distill and self.start is None:
+            raise ValueError("distill needs a model to start from")
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ def train(
     x_held_out, y_held_out = (torch.from_numpy(array[held_out]).to(device) for array in (images, labels))
     generator = torch.Generator(device).manual_seed(seed)
     steps = math.ceil(len(y) / options.batch)
+    teacher = copy.deepcopy(network).eval().to(device)  # what training starts from
     if options.levels is not None:
         add_few_levels(network, options.levels)
     network.to(device)
@@ -138,7 +150,8 @@ def train(
         torch.backends.cudnn.benchmark = True
     channels_last = options.half or device.type == "cuda"
     if channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for one in (network, teacher):
+            one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, options)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, options.epochs * steps)
     networks = {name: copy.deepcopy(network) for name in ("averaged", "best")} | {"network": network}
@@ -165,8 +178,15 @@ def train(
             chosen = order[start : start + options.batch]
             batch = augment(x[chosen], options.augmentation, generator)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.half):
-                scores = network(batch.contiguous(memory_format=torch.channels_last) if channels_last else batch)
+                batch = batch.contiguous(memory_format=torch.channels_last) if channels_last else batch
+                scores = network(batch)
+                with torch.no_grad():
+                    taught = teacher(batch) if options.distill else None
             loss = functional.cross_entropy(scores.float(), y[chosen], label_smoothing=options.smoothing)
+            if taught is not None:
+                loss = torch.lerp(
+                    loss, _distillation(scores.float(), taught.float(), options.temperature), options.distill
+                )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -203,6 +223,12 @@ def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float,
         scores = torch.cat([network(images[start : start + 1000]) for start in range(0, len(images), 1000)])
     accuracy = (scores.argmax(1) == labels).double().mean()
     return float(accuracy), float(functional.cross_entropy(scores, labels))
+
+
+def _distillation(scores: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Divergence of softened class probabilities from the teacher's, times the square of the temperature."""
+    found, wanted = (functional.log_softmax(one / temperature, 1) for one in (scores, taught))
+    return temperature**2 * functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
 
 
 def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
