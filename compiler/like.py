@@ -151,9 +151,16 @@ def _loop(loop: Loop, layer: MatrixLayer) -> Loop:
 def _report(program: TileProgram, fresh: LoweredGraph, model: str, seconds: Mapping[str, float]) -> CompileReport:
     """The report of a rewritten program: weights, digital nodes and their counts anew."""
     report = program.report
-    counted = {node.node: node.macs for node in report.digital}
+    counted = {node.node: node for node in report.digital}
     digital = tuple(
-        node.model_copy(update={"macs": counted.get(node.node)}) if node.macs is None else node
+        node.model_copy(
+            update={
+                "macs": counted[node.node].macs if node.macs is None else node.macs,
+                "elements": counted[node.node].elements,
+            }
+        )
+        if node.node in counted
+        else node
         for node in fresh.digital
     )
     mapped = report.totals.mapped_macs

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwspec.array import Array
+from hwspec.costs import Costs, Organisation
 from hwspec.device import Device
 from hwspec.errors import SpecError, shown
 from hwspec.failures import Failures
@@ -58,6 +59,8 @@ class HardwareSpec(BaseModel):
     failures: Failures = Failures()
     array: Array
     periphery: Periphery
+    chip: Organisation = Organisation()
+    costs: Costs = Costs()
     sources: dict[str, str] = Field(
         default_factory=dict, description="where each value comes from: dotted name of a field or section to source"
     )

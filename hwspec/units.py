@@ -16,7 +16,10 @@ from hwspec.errors import shown
 if TYPE_CHECKING:
     import pint
 
-_TEXT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*((?:1/)?[A-Za-zµμΩ_/ ]{0,40})")
+_TEXT = re.compile(
+    r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+    r"((?:1/)?[A-Za-zµμΩ_/ ]{0,40}(?:(?:²|\^2| ?\*\* ?2)(?![\d.]))?)"
+)
 """A number and a unit: pint itself would also evaluate arithmetic, and take forever over ``9**9**9``."""
 
 
@@ -104,6 +107,12 @@ Ampere = Annotated[float, *_quantity("ampere")]
 ElectronVolt = Annotated[float, *_quantity("electron_volt")]
 PerVolt = Annotated[float, *_quantity("1/volt")]
 PerKelvin = Annotated[float, *_quantity("1/kelvin")]
+Joule = Annotated[float, *_quantity("joule")]
+Watt = Annotated[float, *_quantity("watt")]
+Hertz = Annotated[float, *_quantity("hertz")]
+Metre = Annotated[float, *_quantity("meter")]
+SquareMetre = Annotated[float, *_quantity("meter ** 2")]
+BytesPerSecond = Annotated[float, *_quantity("byte / second")]
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 """A whole number; ``true`` is none, though Python counts it as 1."""
 Share = Annotated[float, BeforeValidator(_not_boolean)]

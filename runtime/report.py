@@ -80,6 +80,7 @@ class DigitalNode(_Record):
     op: str
     reason: str
     macs: int | None = Field(description="multiply-accumulates of one sample; None where they cannot be told")
+    elements: int | None = Field(default=None, description="of its first output, of one sample; None where unknown")
     constant_weight: bool = Field(description="whether one operand is a constant, so that it might have been mapped")
 
 

@@ -1,10 +1,9 @@
 """Three-valued weights trained with every effect of their hardware, after Cao et al., IEEE JETCAS 12(4) 2022.
 
 ``python -m studies.cao2022 --data CIFAR10`` takes the VGG of five layers with three-valued weights that was trained
-without hardware (``models/vgg5-ternary-cifar10``) and one trained with noisy weights
-(``models/vgg5-ternary-robust-cifar10``), fine-tunes the second on chips of the preset ``cao2022`` with every effect on,
-and measures emitted programs on chips that no training saw: each effect left out in turn, and wires from 0 to 5 ohm a
-segment. Everything done is kept in ``--out`` and not done again. ``--write`` puts figures into the documentation.
+without hardware (``models/vgg5-ternary-distilled-cifar10``), fine-tunes it on chips of the preset ``cao2022`` with
+every effect on, and measures emitted programs on chips that no training saw: each effect left out in turn, and wires
+from 0 to 5 ohm a segment. Everything done is kept in ``--out`` and not done again.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from studies.trials import Results, measure, tell
 from xbarc.data.load import Dataset, load_data
 
 MODELS = Path(__file__).parents[1] / "models"
-FLOAT, PLAIN, ROBUST = "vgg5-cifar10", "vgg5-ternary-cifar10", "vgg5-ternary-robust-cifar10"
+FLOAT, PLAIN = "vgg5-cifar10", "vgg5-ternary-distilled-cifar10"
 OHMS = (0.0, 0.5, 1.0, 2.0, 5.0)
 CALIBRATION_IMAGES = 256
 CONVERTERS = ("dac", "adc")
@@ -90,7 +89,7 @@ class Study:
                 augmentation=xbarc.Augmentation(crop=4, flip=True),
             )
             result = xbarc.finetune(
-                self.program(MODELS / ROBUST / "model.onnx"),
+                self.program(MODELS / PLAIN / "model.onnx"),
                 self.samples("train", self.learnt),
                 teacher=MODELS / FLOAT / "model.onnx",
                 options=options,
@@ -124,7 +123,7 @@ class Study:
                 return xbarc.load(self.out / "tuned.xbar")
             return self.program(models[name], ohms)
 
-        models = {"plain": MODELS / PLAIN / "model.onnx", "robust": MODELS / ROBUST / "model.onnx", "tuned": tuned}
+        models = {"plain": MODELS / PLAIN / "model.onnx", "tuned": tuned}
         made = {name: made_at(name, OHMS[1]) for name in models}
         for name, program in made.items():
             results.get(f"{name}, every effect", lambda: self.measured(program, self.images))  # noqa: B023 (called at once)

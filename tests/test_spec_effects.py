@@ -1,8 +1,8 @@
 """Every field of a spec does something: two programs that differ in this field alone differ as they should.
 
 The fields are read from the schema: one that is added without a test here fails. The tests are in the modules
-`effects_of_arrays`, `effects_of_converters`, `effects_of_devices`, `effects_of_failed_devices`, `effects_of_periphery`
-and `effects_of_read_noise`.
+`effects_of_arrays`, `effects_of_converters`, `effects_of_costs`, `effects_of_devices`, `effects_of_failed_devices`,
+`effects_of_failures`, `effects_of_periphery` and `effects_of_read_noise`.
 """
 
 import types
@@ -10,6 +10,7 @@ import typing
 
 import effects_of_arrays  # noqa: F401
 import effects_of_converters  # noqa: F401
+import effects_of_costs  # noqa: F401
 import effects_of_devices  # noqa: F401
 import effects_of_failed_devices  # noqa: F401
 import effects_of_failures  # noqa: F401

@@ -13,7 +13,13 @@ from hwspec.scope import EXCLUDED
 from hwspec.spec import HardwareSpec
 from hwspec.units import format_quantity, unit_of
 
-_HEADINGS = {"device": "Devices", "array": "Arrays", "periphery": "Drivers, readout and converters"}
+_HEADINGS = {
+    "device": "Devices",
+    "array": "Arrays",
+    "periphery": "Drivers, readout and converters",
+    "chip": "Organisation of the chip",
+    "costs": "Time, energy and area",
+}
 
 
 class DescribedField(NamedTuple):

@@ -1,7 +1,8 @@
 """Run the model in floating point over calibration data, and record what each layer sees."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,7 +65,8 @@ class Calibrate:
         if mapping.float_model is None:
             raise VerificationError("model", "must be lowered before it is calibrated")
         graph = mapping.lowered
-        values = mac_values(mapping.float_model)
+        made = _tensors_of(mapping.float_model, {node.node for node in graph.digital})
+        values = tuple(dict.fromkeys((*mac_values(mapping.float_model), *made.values())))
         model = FloatModel(_with_shapes(mapping.float_model, values), {layer.source for layer in graph.layers})
         wanted = [*{layer.source for layer in graph.layers}, *map(_shape_name, values)]
         collectors = {
@@ -94,7 +96,12 @@ class Calibrate:
             replace(layer, windows=windows[layer.name], macs=macs[layer.name] // samples) for layer in graph.layers
         )
         digital = tuple(
-            node.model_copy(update={"macs": macs[node.node] // samples}) if node.node in macs else node
+            node.model_copy(
+                update={
+                    "macs": macs[node.node] // samples if node.node in macs else node.macs,
+                    "elements": -(-prod(shapes[made[node.node]]) // samples) if node.node in made else None,
+                }
+            )
             for node in graph.digital
         )
         warnings = () if self.batches else ("no calibration data: input and ADC ranges stem from random inputs",)
@@ -105,6 +112,17 @@ class Calibrate:
             statistics={name: collector.result() for name, collector in collectors.items()},
             warnings=(*mapping.warnings, *warnings),
         )
+
+
+def _tensors_of(model: onnx.ModelProto, nodes: Collection[str]) -> dict[str, str]:
+    """The first output of each of these nodes, where that is known to be a tensor."""
+    values = (*model.graph.value_info, *model.graph.output)
+    known = {value.name for value in values if value.type.HasField("tensor_type")}
+    return {
+        node.name: node.output[0]
+        for node in model.graph.node
+        if node.name in nodes and node.output and node.output[0] in known
+    }
 
 
 class _Collector:

@@ -63,14 +63,18 @@ class Place:
             for layer in mapping.layers
         }
         arrays = _arrays_in_order(mapping, territories)
+        needed = max(max(found) for found in arrays.values()) + mapping.spec.array.arrays_per_site
+        _check_fits(needed, mapping.spec.chip.arrays)
         signs = {layer.name: column_signs(mapping, layer) for layer in mapping.layers}
         if mapping.faults is None:
             return replace(mapping, placements=_in_order(mapping, territories, arrays, signs))
-        needed = max(max(found) for found in arrays.values()) + mapping.spec.array.arrays_per_site
-        if len(mapping.faults.states) < needed:
-            bound = len(mapping.faults.states)
-            raise DoesNotFit(FitReport(demand=needed, bound=bound, gap=needed - bound))
+        _check_fits(needed, len(mapping.faults.states))
         return _around_failures(mapping, territories, arrays, signs, self.steps, self.progress)
+
+
+def _check_fits(needed: int, bound: int | None) -> None:
+    if bound is not None and needed > bound:
+        raise DoesNotFit(FitReport(demand=needed, bound=bound, gap=needed - bound))
 
 
 def _arrays_in_order(mapping: Mapping, territories: dict[str, tuple[Territory, ...]]) -> dict[str, list[int]]:

@@ -62,7 +62,7 @@ DESIGN = {
     "periphery.subtract",
     "periphery.adc_clip_share",
     "periphery.columns_per_adc",
-}
+} | {path for path, _ in HardwareSpec.preset("ideal").fields() if path.startswith(("chip.", "costs."))}
 """Fields that are choices of the design: an ideal chip has them too."""
 
 ON: dict[str, dict[str, Any]] = {

@@ -16,6 +16,22 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from hwspec.array import Array
+from hwspec.costs import (
+    AdcCost,
+    ArrayCost,
+    Buffer,
+    ChipCost,
+    CoreCost,
+    Costs,
+    Dac,
+    Digital,
+    Link,
+    Organisation,
+    SampleHold,
+    ShiftAdd,
+    TileCost,
+    Write,
+)
 from hwspec.device import MEASURED_RANGE, CurrentVoltageLaw, Device, Drift, Programming, ReadNoise, Spread, Telegraph
 from hwspec.effects import active_effects
 from hwspec.errors import SpecError
@@ -31,6 +47,8 @@ SECTIONS = (
     *(Device, Spread, Programming, Drift, ReadNoise, Telegraph, CurrentVoltageLaw),
     *(Array, Periphery, Trim),
     *(Failures, FailureState, Clusters, Lines, Retention, Thresholds, MapErrors),
+    *(Organisation, Costs, AdcCost, ArrayCost, Dac, SampleHold, ShiftAdd, Buffer, Link, Digital, Write),
+    *(CoreCost, TileCost, ChipCost),
 )
 PHYSICS_MD = (
     *(
@@ -465,6 +483,8 @@ NAN, INF = math.nan, math.inf
 SHARES = (-0.1, 1.1, NAN, INF, True, None, "some")
 SIEMENS = (-1e-6, NAN, INF, "1 V", True, "many")
 OHMS = (-1, "-1 ohm", NAN, INF, -INF, 1e300, "1 V", "many", True, None, [1.0])
+AMOUNTS = (-1, NAN, INF, "1 V", True, "many")
+COUNTS = (0, -1, 1 << 21, True, 1.5, NAN, "many")
 LSBS = tuple(
     f"periphery.{name}"
     for name in ("offset_sigma", "readout_noise", "adc_offset_sigma", "adc_inl_sigma", "adc_dnl_sigma")
@@ -488,6 +508,21 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "array.unselected": ("open", None, 0),
     "array.cell": ("2R", None, 1),
     "array.router": ("perhaps", None, 2),
+    **dict.fromkeys(("chip.arrays_per_core", "chip.cores_per_tile", "chip.tiles", "costs.write.parallel"), COUNTS),
+    **dict.fromkeys(
+        (
+            *(f"costs.{name}" for name in ("node", "t_read", "adc.rate", "adc.energy", "adc.area")),
+            *(f"costs.{name}" for name in ("array.energy", "array.cell_area", "write.energy", "write.time")),
+            *(f"costs.{name}.{field}" for name in ("dac", "sample_hold", "shift_add") for field in ("energy", "area")),
+            *(f"costs.{name}.{field}" for name in ("buffer", "link") for field in ("energy", "rate")),
+            *(f"costs.{name}.{field}" for name in ("core", "tile", "chip") for field in ("power", "area")),
+            *(f"costs.digital.{field}" for field in ("energy", "rate", "area")),
+        ),
+        AMOUNTS,
+    ),
+    "costs.adc.model": ("flash", None, 1),
+    "costs.array.model": ("none", None, 1),
+    "costs.overlap": ("perhaps", None, 2),
     "periphery.residue": (-0.1, 0.6, NAN, INF, True, None, "some"),
     **{
         f"failures.{state}.{name}": values

@@ -79,7 +79,7 @@ def flat(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "augmentation"} | augmentation
 
 
-@pytest.mark.parametrize("name", ["vgg5-ternary-cifar10", "vgg5-ternary-robust-cifar10"])
+@pytest.mark.parametrize("name", [recipe.name for recipe in RECIPES if recipe.options.levels == 3])
 def test_ternary_models_hold_three_values_a_channel(name: str) -> None:
     graph = onnx.load(HERE / name / "model.onnx").graph
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
