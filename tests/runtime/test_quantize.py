@@ -15,6 +15,7 @@ from runtime.quantize import (
     input_codes,
     input_digit,
     level_conductances,
+    off_target,
     output_codes,
     weight_codes,
 )
@@ -168,7 +169,7 @@ def test_slices_add_up_to_the_weight(code: WeightCode, w: Float64) -> None:
             g_plus, g_minus = plus, minus
             assert ((plus >= code.device.g_min * (1 - 1e-9)) & (plus <= code.device.g_max * (1 + 1e-9))).all()
         else:
-            assert plus.dtype == minus.dtype == (np.uint8 if len(table) <= 256 else np.uint16)
+            assert plus.dtype == minus.dtype == (np.uint8 if off_target(code.device) < 256 else np.uint16)
             assert max(plus.max(), minus.max()) < len(table)
             g_plus, g_minus = table[plus], table[minus]
         if code.single:
