@@ -11,6 +11,7 @@ import onnx
 
 from compiler.frontend import SourceModel
 from compiler.mapping import LayerStatistics, LoweredGraph, Mapping, MatrixLayer, Placement, QuantizedLayer, TileGrid
+from compiler.packing import Share, chosen_share
 from compiler.passes.assign import Assign
 from compiler.passes.calibrate import Batches, Calibrate
 from compiler.passes.clean import Clean
@@ -48,7 +49,8 @@ class CompileOptions:
     digital
         Nodes to keep digital.
     share_arrays
-        Whether small tiles of a layer share arrays.
+        Which small tiles share arrays: ``"none"``, those of one ``"layer"``, or those of ``"all"`` layers. True and
+        False stand for ``"layer"`` and ``"none"``.
     predistort
         Whether targets undo the resistance of wires.
     steps
@@ -66,7 +68,7 @@ class CompileOptions:
     seed: int = 0
     input_shapes: Table[str, tuple[int, ...]] = field(default_factory=dict)
     digital: tuple[str, ...] = ()
-    share_arrays: bool = True
+    share_arrays: Share | bool = "layer"
     predistort: bool = True
     steps: frozenset[str] = ALL
     robust: bool = True
@@ -75,11 +77,12 @@ class CompileOptions:
     keep_source: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a seed that no generator takes."""
+        """Refuse a seed that no generator takes, and choices that do not exist."""
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise DataError("seed", "must be an integer from 0 up", got=self.seed)
         if not isinstance(self.replicas, int) or not 1 <= self.replicas <= MOST_REPLICAS:
             raise DataError("replicas", f"must be a whole number from 1 to {MOST_REPLICAS}", got=self.replicas)
+        object.__setattr__(self, "share_arrays", chosen_share(self.share_arrays))
         object.__setattr__(self, "steps", chosen_steps(self.steps))
 
 
@@ -116,7 +119,7 @@ def back_end(options: CompileOptions, tell: Told | None = None) -> list[Pass]:
         for what in ("mapping around failures", "making up for failures", "pre-distorting tiles")
     )
     return [
-        Place(options.share_arrays, options.steps, placing),
+        Place(chosen_share(options.share_arrays), options.steps, placing),
         Assign(options.steps, options.robust, making_up),
         Predistort(options.predistort, undoing),
         Ranges(),

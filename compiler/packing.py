@@ -1,9 +1,36 @@
 """Which rectangle of which site each tile may use: side by side on shelves, and the lines left over shared out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
+from compiler.rectangle_packing import Shape, pack_rectangles
 from hwspec.array import Array
+from hwspec.errors import DataError
+
+Share = Literal["none", "layer", "all"]
+"""Which tiles may share an array: none, those of one layer, or those of any layers."""
+
+
+def chosen_share(value: object) -> Share:
+    """Which tiles share arrays; True is those of a layer, False none.
+
+    Raises
+    ------
+    DataError
+        If there is no such choice.
+    """
+    if isinstance(value, bool):
+        return "layer" if value else "none"
+    choices: tuple[Share, ...] = get_args(Share)
+    for choice in choices:
+        if value == choice:
+            return choice
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else None
+    raise DataError("sharing of arrays", f"must be one of {', '.join(choices)}", got=value, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -29,8 +56,49 @@ class _Shelf:
     widths: list[int]
 
 
-def pack(shapes: Sequence[tuple[int, int]], array: Array, *, share: bool, spares: bool) -> tuple[Territory, ...]:
-    """The territory of each tile, sites counted from 0.
+def pack_layers(
+    shapes: Mapping[str, Sequence[Shape]], array: Array, *, share: Share, spares: bool
+) -> dict[str, tuple[Territory, ...]]:
+    """The territory of each tile of every layer, sites counted from 0 over all layers.
+
+    Parameters
+    ----------
+    shapes
+        Rows and columns of each layer's tiles.
+    array
+        Its sites.
+    share
+        Which tiles may share a site. With ``"all"`` they are packed as rectangles, unless that takes as many sites as
+        ``"layer"``: tiles of different layers on one array cannot run at once, so layers share only where it saves
+        arrays.
+    spares
+        Whether the lines that a site leaves over go to its tiles. Packed rectangles get none.
+    """
+    found, start = {}, 0
+    for name, of_layer in shapes.items():
+        places = pack(of_layer, array, share=share != "none", spares=spares)
+        found[name] = tuple(replace(place, site=start + place.site) for place in places)
+        start += places[-1].site + 1
+    if share != "all":
+        return found
+    every = list(itertools.chain.from_iterable(shapes.values()))
+    spots = pack_rectangles(every, array.weight_rows, array.weight_cols)
+    if max(spot.site for spot in spots) + 1 >= start:
+        return found
+    rectangles = (
+        Territory(spot.site, slice(spot.row, spot.row + rows), slice(spot.col, spot.col + cols))
+        for spot, (rows, cols) in zip(spots, every, strict=True)
+    )
+    return {name: tuple(itertools.islice(rectangles, len(of_layer))) for name, of_layer in shapes.items()}
+
+
+def sites_of(territories: Mapping[str, Sequence[Territory]]) -> int:
+    """Sites that tiles take."""
+    return max(place.site for places in territories.values() for place in places) + 1
+
+
+def pack(shapes: Sequence[Shape], array: Array, *, share: bool, spares: bool) -> tuple[Territory, ...]:
+    """The territory of each tile of one layer, sites counted from 0.
 
     Parameters
     ----------

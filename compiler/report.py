@@ -10,7 +10,8 @@ from runtime.report import CompileReport, LayerReport, Totals
 
 def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
     """The report of a finished mapping; all counts come from the tile grids and placements."""
-    layers = tuple(_layer_report(mapping, layer) for layer in mapping.layers)
+    of_site = _layers_of_sites(mapping)
+    layers = tuple(_layer_report(mapping, layer, of_site) for layer in mapping.layers)
     digital = mapping.lowered.digital
     mapped = sum(layer.macs for layer in layers)
     arrays = _arrays(mapping, mapping.layers)
@@ -32,6 +33,7 @@ def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
             macs=mapped + sum(node.macs or 0 for node in digital),
             mapped_macs=mapped,
             constant_weight_macs=mapped + sum(node.macs or 0 for node in digital if node.constant_weight),
+            shared_arrays=array.arrays_per_site * sum(len(names) > 1 for names in of_site.values()),
         ),
         segments=len(mapping.lowered.segments),
         calibration=mapping.calibration,
@@ -43,12 +45,22 @@ def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
     )
 
 
-def _layer_report(mapping: Mapping, layer: MatrixLayer) -> LayerReport:
+def _layers_of_sites(mapping: Mapping) -> dict[int, set[str]]:
+    """Names of the layers with tiles on each site, by its first array."""
+    found: dict[int, set[str]] = {}
+    for layer in mapping.layers:
+        for placement in mapping.placements[layer.name]:
+            found.setdefault(placement.array, set()).add(layer.name)
+    return found
+
+
+def _layer_report(mapping: Mapping, layer: MatrixLayer, of_site: dict[int, set[str]]) -> LayerReport:
     grid, array = mapping.grids[layer.name], mapping.spec.array
     quantized = mapping.quantized[layer.name]
     arrays = _arrays(mapping, (layer,))
     cells = array.devices_per_weight * grid.slices * grid.replicas * layer.weight.size
     weight = layer.weight.astype(np.float64)
+    neighbours = set[str]().union(*(names for names in of_site.values() if layer.name in names))
     error = np.linalg.norm(quantized.normalized * quantized.scale[:, None, :] - weight)
     return LayerReport(
         name=layer.name,
@@ -67,6 +79,7 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer) -> LayerReport:
         calibration_clipped=mapping.clipped.get(layer.name, 0.0),
         wires=mapping.wires.get(layer.name),
         failures=mapping.failures.get(layer.name),
+        shares_with=tuple(one.name for one in mapping.layers if one.name in neighbours - {layer.name}),
     )
 
 

@@ -99,7 +99,7 @@ class FitReport:
     levers: tuple[str, ...] = (
         "a chip with more arrays",
         "larger arrays",
-        "--share-arrays",
+        "--share all",
         "fewer slices or replicas",
         "layers kept digital with --digital",
     )

@@ -44,7 +44,7 @@ class ProgrammedArrays:
     variance: Float64 | None
     errors: Mapping[int, ColumnErrors]
     transfers: dict[tuple[int, bytes], Float64] = field(default_factory=dict)
-    """What wires leave of the noise of an array's devices, by its number and the word lines that are driven."""
+    """What wires leave of the noise of an array's devices, by its number and `driven_lines`."""
     _effective: Float64 | None = field(default=None, init=False)
 
     def effective(self, number: int, array: Array) -> Float64:
@@ -219,15 +219,15 @@ class _Unselected:
 
 
 def driven_lines(program: TileProgram, tile: Tile) -> bytes:
-    """The word lines that a tile drives, as a key."""
-    return program.tile_tensors[tile.name].word_lines.tobytes()
+    """The word lines that a tile drives, and the layer whose inputs it drives them with, as a key."""
+    return program.tile_tensors[tile.name].word_lines.tobytes() + tile.layer.encode()
 
 
 def find_transfers(program: TileProgram, spec: HardwareSpec, arrays: ProgrammedArrays, tiles: list[Tile]) -> None:
     """Fill `transfers`: what wires leave of each device's noise, for inputs like the tiles' calibration vectors.
 
-    Tiles that drive the same rows of an array count together: what a row's inputs do to a device depends on the rows
-    that are driven with it, not on whose columns are read.
+    Tiles of a layer that drive the same rows of an array count together: what a row's inputs do to a device depends on
+    the rows that are driven with it, not on whose columns are read.
     """
     if arrays.variance is None or not spec.array.wired:
         return

@@ -202,7 +202,9 @@ def write_program(
     faults: FaultMap | None,
 ) -> ProgrammedChip:
     """Write `program` onto a chip with these failed devices, under the effects that `spec` has left; without trim."""
-    real = [tile for tile in program.tables.tiles if tile.layer not in exact_layers]
+    sites = {tile.array for tile in program.tables.tiles if tile.layer not in exact_layers}
+    # Tiles of exact layers on the same arrays are written too: the others' wires see their devices.
+    real = [tile for tile in program.tables.tiles if tile.array in sites]
     arrays, report = _write(program, spec, real, moment, faults)
     driven = [tile for tile in program.tables.tiles if tile.name in program.tile_starts]
     find_transfers(program, spec, arrays, [tile for tile in driven if tile.layer not in exact_layers])

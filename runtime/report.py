@@ -64,13 +64,16 @@ class LayerReport(_Record):
     tiles: int = Field(description="logical tiles")
     arrays: int = Field(description="physical arrays")
     cells: int = Field(description="physical cells that hold weights, both devices of a pair counted")
-    utilisation: float = Field(description="share of the cells of its arrays that hold weights")
+    utilisation: float = Field(description="share of the cells of its arrays that hold its weights")
     partial_sums: int = Field(description="partial sums of one sample that are added up digitally")
     macs: int = Field(description="multiply-accumulates of one sample")
     weight_error: float = Field(description="relative root-mean-square error of the mapped weights")
     calibration_clipped: float = Field(description="share of the calibration conversions that the ADC clips")
     wires: WireReport | None = Field(default=None, description="None without wire or access resistance")
     failures: FailureReport | None = Field(default=None, description="None where no failed devices are known")
+    shares_with: tuple[str, ...] = Field(
+        default=(), description="other layers with tiles on its arrays, which cannot run at the same time as it"
+    )
 
 
 class DigitalNode(_Record):
@@ -97,6 +100,7 @@ class Totals(_Record):
     macs: int = Field(description="all multiply-accumulates of one sample, products of two activations included")
     mapped_macs: int
     constant_weight_macs: int
+    shared_arrays: int = Field(default=0, description="physical arrays that hold tiles of more than one layer")
 
 
 class CompileReport(_Record):

@@ -10,6 +10,7 @@ import numpy as np
 from compiler.compile import CompileOptions, finish, remap_program, run_compile
 from compiler.frontend import load_model
 from compiler.like import check_options, compile_like
+from compiler.packing import Share
 from compiler.passes.calibrate import Batch, Batches
 from compiler.steps import chosen_steps
 from hwspec.chip import Chip
@@ -142,7 +143,7 @@ def remap(
     program: TileProgram,
     chip: Chip | None = None,
     *,
-    share_arrays: bool = True,
+    share_arrays: Share | bool = "layer",
     predistort: bool = True,
     steps: Iterable[str] | None = None,
     robust: bool = True,
@@ -159,7 +160,8 @@ def remap(
         The chip that the result is for: its failed devices, as its test sees them, are mapped around. None is any chip
         of the spec.
     share_arrays
-        Whether small tiles of a layer share arrays.
+        Which small tiles share arrays: ``"none"``, those of one ``"layer"``, or those of ``"all"`` layers. True and
+        False stand for ``"layer"`` and ``"none"``.
     predistort
         Whether targets undo the resistance of wires.
     steps

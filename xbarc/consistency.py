@@ -90,6 +90,9 @@ def _loop_failures(program: TileProgram, layer: MatrixLayer, loop: Loop) -> Iter
 def _report_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]:
     """The counts that the report tells are those of the program."""
     tables, report, array = program.tables, program.report, program.spec.array
+    on_site: dict[int, set[str]] = {}
+    for tile in tables.tiles:
+        on_site.setdefault(tile.array, set()).add(tile.layer)
     for layer, told in zip(tables.layers, report.layers, strict=True):
         tiles = [tile for tile in tables.tiles if tile.layer == layer.name]
         arrays = len({tile.array for tile in tiles}) * array.arrays_per_site
@@ -97,10 +100,14 @@ def _report_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]
         counted = (layer.op, layer.groups, layer.rows, layer.cols, len(tiles), arrays, cells)
         if counted != (told.op, told.groups, told.rows, told.cols, told.tiles, told.arrays, told.cells):
             yield f"the report on layer {layer.name!r} does not count what the program holds"
+        others = set[str]().union(*(on_site[tile.array] for tile in tiles)) - {layer.name}
+        if sorted(others) != sorted(told.shares_with):
+            yield f"the report on layer {layer.name!r} does not name the layers that it shares arrays with"
     totals, sums = report.totals, report.layers
-    arrays = len({tile.array for tile in tables.tiles}) * array.arrays_per_site
-    counted_all = (len(tables.tiles), arrays, sum(told.cells for told in sums), sum(told.macs for told in sums))
-    if counted_all != (totals.tiles, totals.arrays, totals.cells, totals.mapped_macs):
+    arrays = len(on_site) * array.arrays_per_site
+    shared = sum(len(names) > 1 for names in on_site.values()) * array.arrays_per_site
+    counted_all = (len(tables.tiles), arrays, shared, sum(told.cells for told in sums), sum(told.macs for told in sums))
+    if counted_all != (totals.tiles, totals.arrays, totals.shared_arrays, totals.cells, totals.mapped_macs):
         yield "the report's totals are not the sums of its layers"
     digital = [(node.node, node.op, node.reason) for node in fresh.digital]
     if [(node.node, node.op, node.reason) for node in report.digital] != digital or totals.nodes != fresh.nodes:

@@ -14,7 +14,7 @@ from compiler.gating import gate_lines
 from compiler.mapping import Mapping, MatrixLayer, Placement
 from compiler.moments import Moments, known_whole, moments_of
 from compiler.orders import Order
-from compiler.packing import Territory, pack
+from compiler.packing import Share, Territory, pack_layers, sites_of
 from compiler.step_errors import FIRST, Errors, StepErrors, joint_errors, squared
 from compiler.steps import ALL
 from compiler.strips import Strip, layer_strips, order_strip, placement_of, start_strip, takes_bias
@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Place:
-    """Put tiles on arrays in order; small tiles of one layer share arrays. Rows and columns keep their order.
+    """Put tiles on arrays in order; small tiles share arrays. Rows and columns keep their order.
 
     A column of single devices against a reference whose weights are high on the whole is stored with the opposite sign
     (the flip code of ISAAC, ISCA 2016): its current is never above that of a column at half of the range.
@@ -38,14 +38,14 @@ class Place:
     Parameters
     ----------
     share
-        Whether tiles may share an array; otherwise each has one of its own.
+        Which tiles may share an array (`compiler.packing.pack_layers`).
     steps
         Of mapping around failures (`compiler.steps.STEPS`).
     progress
         Called with the number of row blocks whose lines are chosen, and of all.
     """
 
-    share: bool = True
+    share: Share = "layer"
     steps: Collection[str] = ALL
     progress: Progress | None = None
     name: ClassVar[str] = "place"
@@ -53,17 +53,15 @@ class Place:
 
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `placements`; with failures known also `gated` and `step_errors`."""
-        territories = {
-            layer.name: pack(
-                [block.shape for block in mapping.grids[layer.name].blocks],
-                mapping.spec.array,
-                share=self.share,
-                spares=mapping.faults is not None and "spares" in self.steps,
-            )
-            for layer in mapping.layers
-        }
-        arrays = _arrays_in_order(mapping, territories)
-        needed = max(max(found) for found in arrays.values()) + mapping.spec.array.arrays_per_site
+        territories = pack_layers(
+            {layer.name: [block.shape for block in mapping.grids[layer.name].blocks] for layer in mapping.layers},
+            mapping.spec.array,
+            share=self.share,
+            spares=mapping.faults is not None and "spares" in self.steps,
+        )
+        per_site = mapping.spec.array.arrays_per_site
+        arrays = {name: [place.site * per_site for place in places] for name, places in territories.items()}
+        needed = sites_of(territories) * per_site
         _check_fits(needed, mapping.spec.chip.arrays)
         signs = {layer.name: column_signs(mapping, layer) for layer in mapping.layers}
         if mapping.faults is None:
@@ -75,16 +73,6 @@ class Place:
 def _check_fits(needed: int, bound: int | None) -> None:
     if bound is not None and needed > bound:
         raise DoesNotFit(FitReport(demand=needed, bound=bound, gap=needed - bound))
-
-
-def _arrays_in_order(mapping: Mapping, territories: dict[str, tuple[Territory, ...]]) -> dict[str, list[int]]:
-    """First array of each tile's site: layer after layer, site after site."""
-    found, site = {}, 0
-    for layer in mapping.layers:
-        places = territories[layer.name]
-        found[layer.name] = [(site + place.site) * mapping.spec.array.arrays_per_site for place in places]
-        site += places[-1].site + 1
-    return found
 
 
 def _in_order(

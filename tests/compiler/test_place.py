@@ -12,7 +12,7 @@ from small_programs import SmallModel, compile_small, map_small, matmul, small_m
 import xbarc
 from compiler.compile import CompileOptions, remap_program
 from compiler.mapping import verify
-from compiler.packing import pack
+from compiler.packing import chosen_share, pack
 from compiler.passes.place import Place
 from compiler.steps import ALL, STEPS, chosen_steps
 from compiler.strips import takes_bias
@@ -169,7 +169,7 @@ def test_tiles_stay_on_their_territories(model: SmallModel, spec: HardwareSpec, 
 def test_sites_of_layers_in_order(model: SmallModel, spec: HardwareSpec, share: bool) -> None:
     """Where nothing is known of failures: site after site, lines from the first of each territory."""
     mapping = map_small(model, spec, "quantize")
-    placed = Place(share=share).run(mapping)
+    placed = Place(share=chosen_share(share)).run(mapping)
     verify(placed)
     blocks = mapping.grids["layer"].blocks
     for place, found in zip(

@@ -43,7 +43,7 @@ def test_too_few_arrays_are_refused_with_a_report() -> None:
     assert (report.demand, report.bound, report.gap, report.unit) == (9, 6, 3, "arrays")
     assert report == FitReport(9, 6, 3)
     assert "\n" not in str(found.value)
-    for lever in ("a chip with more arrays", "larger arrays", "--share-arrays", "slices", "replicas", "--digital"):
+    for lever in ("a chip with more arrays", "larger arrays", "--share all", "slices", "replicas", "--digital"):
         assert any(lever in one for one in report.levers), lever
         assert lever in str(found.value)
 

@@ -31,7 +31,15 @@ Only = Annotated[
 ]
 Without = Annotated[str | None, typer.Option(help="Physical effects to switch off: read_noise,adc.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Samples a batch.")]
-ShareArrays = Annotated[bool, typer.Option(help="Let small tiles of a layer share arrays.")]
+ShareArrays = Annotated[bool | None, typer.Option(help="Short for --share layer, and for --share none.")]
+ShareWith = Annotated[
+    str | None,
+    typer.Option(
+        "--share",
+        metavar="TILES",
+        help="Small tiles that share arrays: none, those of one layer (default), or those of all layers.",
+    ),
+]
 Predistort = Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")]
 MappedChip = Annotated[
     str | None,

@@ -16,6 +16,7 @@ from xbarc.cli.arguments import (
     Robust,
     Seed,
     ShareArrays,
+    ShareWith,
     SpareArrays,
     Split,
     Steps,
@@ -25,7 +26,7 @@ from xbarc.cli.arguments import (
     parse_normalize,
     parse_shapes,
 )
-from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_steps
+from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_share, parse_steps
 from xbarc.cli.output import emit_json, note, progress_bar, say
 
 _LIKE = "Put the model's weights onto this program's tiles, with its scales, ranges and placement."
@@ -48,7 +49,8 @@ def compile_(
         list[str] | None, typer.Option(help="Shape of an open input: x=1,3,48,192. Repeat for more.")
     ] = None,
     digital: Annotated[list[str] | None, typer.Option(help="Keep this node digital. Repeat for more.")] = None,
-    share_arrays: ShareArrays = True,
+    share: ShareWith = None,
+    share_arrays: ShareArrays = None,
     predistort: Predistort = True,
     chip: MappedChip = None,
     chip_seed: ChipSeed = None,
@@ -80,12 +82,13 @@ def compile_(
     from xbarc.api import calibration_batches
     from xbarc.cli.summary import print_summary, report_json
 
+    shared = parse_share(share, share_arrays)
     hardware = HardwareSpec.resolve(spec).with_fields(parse_fields(set_ or []))
     options = CompileOptions(
         seed=seed,
         input_shapes=parse_shapes(input_shape or []),
         digital=tuple(digital or ()),
-        share_arrays=share_arrays,
+        share_arrays=shared,
         predistort=predistort,
         steps=parse_steps(steps, without_steps),
         robust=robust,
@@ -99,7 +102,7 @@ def compile_(
 
     def needed() -> int:
         parted = run_compile(loaded, hardware, options, None, stop_after="partition")
-        return arrays_needed(parted.mapping, share=share_arrays)
+        return arrays_needed(parted.mapping, shared)
 
     written = output or str(Path(model).with_suffix(".xbar"))
     path = output_path(written, keep=model) if stop_after is None else None

@@ -9,6 +9,7 @@ from xbarc.cli.output import note
 
 if TYPE_CHECKING:
     from compiler.mapping import Mapping
+    from compiler.packing import Share
     from hwspec.chip import Chip
     from hwspec.spec import HardwareSpec
     from runtime.program import TileProgram
@@ -32,6 +33,24 @@ def parse_steps(steps: str | None, without: str | None) -> frozenset[str]:
     elif names and {"all", "none"} & set(names):
         raise DataError("--steps", "must be all or none alone, or the names of some steps", got=steps)
     return chosen_steps(names, parse_names(without) or [])
+
+
+def parse_share(share: str | None, share_arrays: bool | None) -> "Share":
+    """Which tiles share arrays, of ``--share``, or of ``--share-arrays`` and ``--no-share-arrays``.
+
+    Raises
+    ------
+    DataError
+        If both are given, or there is no such choice.
+    """
+    from compiler.packing import chosen_share
+
+    if share is None:
+        return chosen_share(share_arrays is None or share_arrays)
+    if share_arrays is not None:
+        given = "--share-arrays" if share_arrays else "--no-share-arrays"
+        raise DataError(f"--share and {given}", "must not be given together")
+    return chosen_share(share)
 
 
 def chip_to_map_for(
@@ -67,16 +86,13 @@ def chip_to_map_for(
     return None if seed is None else Chip.sample(spec, needed() + spare, seed)
 
 
-def arrays_needed(mapping: "Mapping", *, share: bool) -> int:
+def arrays_needed(mapping: "Mapping", share: "Share") -> int:
     """Physical arrays that a mapping will take, once the pass `partition` has run."""
-    from compiler.packing import pack
+    from compiler.packing import pack_layers, sites_of
 
     array = mapping.spec.array
-    sites = 0
-    for layer in mapping.layers:
-        shapes = [block.shape for block in mapping.grids[layer.name].blocks]
-        sites += pack(shapes, array, share=share, spares=False)[-1].site + 1
-    return sites * array.arrays_per_site
+    shapes = {layer.name: [block.shape for block in mapping.grids[layer.name].blocks] for layer in mapping.layers}
+    return sites_of(pack_layers(shapes, array, share=share, spares=False)) * array.arrays_per_site
 
 
 def replicas_of(program: "TileProgram") -> int:

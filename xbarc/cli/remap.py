@@ -12,19 +12,21 @@ from xbarc.cli.arguments import (
     ProgramPath,
     Robust,
     ShareArrays,
+    ShareWith,
     SpareArrays,
     Steps,
     WithoutSteps,
     output_path,
 )
-from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_steps, replicas_of
+from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_share, parse_steps, replicas_of
 from xbarc.cli.output import emit_json, progress_bar, say
 
 
 def map_(
     program: ProgramPath,
     output: Annotated[str, typer.Option("-o", "--output", help="Where to write the remapped program.")],
-    share_arrays: ShareArrays = True,
+    share: ShareWith = None,
+    share_arrays: ShareArrays = None,
     predistort: Predistort = True,
     chip: MappedChip = None,
     chip_seed: ChipSeed = None,
@@ -47,17 +49,17 @@ def map_(
     from xbarc.cli.summary import print_summary, report_json
 
     path = output_path(output)
-    chosen = parse_steps(steps, without_steps)
+    chosen, shared = parse_steps(steps, without_steps), parse_share(share, share_arrays)
     loaded = load(program)
     count = replicas or replicas_of(loaded)
     found = chip_to_map_for(
-        chip, chip_seed, spare_arrays, loaded.spec, lambda: arrays_needed(mapping_of(loaded, count), share=share_arrays)
+        chip, chip_seed, spare_arrays, loaded.spec, lambda: arrays_needed(mapping_of(loaded, count), shared)
     )
     with progress_bar("remapping", quiet=json) as advance:
         remapped = remap(
             loaded,
             found,
-            share_arrays=share_arrays,
+            share_arrays=shared,
             predistort=predistort,
             steps=chosen,
             robust=robust,

@@ -42,6 +42,8 @@ def print_summary(program: TileProgram, *, layers: bool = True) -> None:
     say(f"  of constant-weight    {_share(totals.mapped_macs, totals.constant_weight_macs)}")
     say(f"  of all                {_share(totals.mapped_macs, totals.macs)}{_uncounted(report)}")
     say(f"tiles, arrays, cells    {totals.tiles:,} logical, {totals.arrays:,} physical, {totals.cells:,} devices")
+    if totals.shared_arrays:
+        say(f"  shared by layers      {totals.shared_arrays:,} arrays; layers on one array cannot run at the same time")
     say(f"utilisation             {totals.utilisation:.1%}")
     say(f"partial sums            {totals.partial_sums:,} a sample")
     say(f"digital segments        {report.segments}")
