@@ -29,7 +29,7 @@ def chosen_share(value: object) -> Share:
         if value == choice:
             return choice
     close = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else None
+    hint = f"did you mean {close[0]!r}?" if close else ""
     raise DataError("sharing of arrays", f"must be one of {', '.join(choices)}", got=value, hint=hint)
 
 
