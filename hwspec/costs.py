@@ -168,8 +168,9 @@ class Organisation(Section):
 def adc_energy(cost: AdcCost, bits: int, node: float) -> float:
     """Energy of a conversion, joules.
 
-    The survey of published ADCs as fitted in ``physics.md`` section 7: SNDR = 6.0206 b + 1.7609 dB, the figure of merit
-    the lower of that of the rate and that of the resolution, and corrections for node and resolution.
+    A regression over B. Murmann's ADC Performance Survey in the form of the Accelergy ADC plug-in: SNDR = 6.0206 b +
+    1.7609 dB, the figure of merit the lower of that of the rate and that of the resolution, and corrections for node
+    and resolution.
 
     Parameters
     ----------

@@ -183,9 +183,9 @@ class Study:
             without=["failures"] if chips is None else [],
             options=xbarc.TuneOptions(
                 epochs=self.epochs,
-                batch=128,
+                batch=64,
                 learning_rate=1e-3,
-                average=0.995,
+                average=0.998,
                 clip=2.5,
                 distill=0.5,
                 validation=1000,
@@ -273,7 +273,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("kim2020"), help="folder of programs and results")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--chips", type=int, default=CHIPS)
     parser.add_argument("--images", type=int, default=IMAGES)
     options = parser.parse_args()

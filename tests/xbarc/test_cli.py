@@ -218,10 +218,40 @@ def test_compile_switches(xbarc: Run, small: Path) -> None:
     alone = xbarc("compile", DIGITS, "-o", "d.xbar", "--no-share-arrays", "--json").json["totals"]
     assert shared["tiles"] == alone["tiles"]
     assert shared["arrays"] < alone["arrays"] == 2 * alone["tiles"]
+    assert xbarc("compile", small, "-o", "e.xbar", "--share-arrays").code == 0
     assert xbarc("compile", small, "-o", "e.xbar", "--no-source").code == 0
     assert load_program(Path("e.xbar")).source is None
     refusal(xbarc("verify", "e.xbar"), 2, "--model")
     assert xbarc("verify", "e.xbar", "--model", small).code == 0
+
+
+def test_who_shares_arrays(xbarc: Run, program: Path) -> None:
+    """Of one layer or of all; the summary says how many arrays are shared by layers, and verify holds it to that."""
+    wide = ("--set", "array.rows=256", "--set", "array.cols=256")
+    told = {}
+    for share in ("none", "layer", "all"):
+        assert xbarc("compile", DIGITS, "-o", f"{share}.xbar", "--share", share, *wide).code == 0
+        told[share] = load_program(Path(f"{share}.xbar")).report.totals
+    assert told["all"].arrays < told["layer"].arrays < told["none"].arrays
+    assert [told[share].shared_arrays > 0 for share in told] == [False, False, True]
+    assert xbarc("verify", "all.xbar").code == 0
+    line = f"shared by layers      {told['all'].shared_arrays} arrays; layers on one array cannot run at the same time"
+    assert line in xbarc("inspect", "all.xbar").out
+    assert "shared by layers" not in xbarc("inspect", "layer.xbar").out
+    mapped = xbarc("map", program, "-o", "m.xbar", "--share", "all", "--json").json
+    assert mapped["totals"]["shared_arrays"] > 0
+    assert any(layer["shares_with"] for layer in mapped["layers"])
+    assert xbarc("map", "m.xbar", "-o", "n.xbar", "--share", "layer").code == 0
+    assert load_program(Path("n.xbar")).tables == load_program(program).tables
+    around = xbarc("compile", DIGITS, "-o", "c.xbar", "--share", "all", *wide, "--chip-seed", "1", "--json").json
+    assert around["totals"]["arrays"] == told["all"].arrays
+    refusal(
+        xbarc("compile", DIGITS, "-o", "x.xbar", "--share", "layers"), 2, "none, layer, all", "did you mean 'layer'"
+    )
+    for verb in (("compile", DIGITS), ("map", program)):
+        for switch in ("--share-arrays", "--no-share-arrays"):
+            done = xbarc(*verb, "-o", "x.xbar", "--share", "all", switch)
+            refusal(done, 2, f"--share and {switch} must not be given together")
 
 
 def test_compile_seed(xbarc: Run, small: Path) -> None:
@@ -563,7 +593,7 @@ def test_every_option_is_in_this_file() -> None:
             for option in part.params:
                 names = [name for name in (*option.opts, *option.secondary_opts) if name.startswith("-")]
                 shown = any(f'"{name}"' in text or f"{name}=" in text for name in names)
-                assert not names or shown or set(names) & {"--share-arrays", "-o"}, (verb, names)
+                assert not names or shown or set(names) & {"-o"}, (verb, names)
 
 
 def test_usage_errors(xbarc: Run, small: Path) -> None:

@@ -429,6 +429,12 @@ def swap_two_buffers(program: TileProgram) -> TileProgram:
     return with_tables(program, outputs=tables.outputs[::-1])
 
 
+def invent_a_neighbour_in_the_report(program: TileProgram) -> TileProgram:
+    first, *rest = program.report.layers
+    layers = (first.model_copy(update={"shares_with": (rest[0].name,)}), *rest)
+    return replace(program, report=program.report.model_copy(update={"layers": layers}))
+
+
 def boast_in_the_report(program: TileProgram) -> TileProgram:
     totals = program.report.totals.model_copy(update={"arrays": 1})
     return replace(program, report=program.report.model_copy(update={"totals": totals}))
@@ -453,6 +459,7 @@ ANYWHERE: tuple[Callable[[TileProgram], TileProgram], ...] = (
     change_the_spec,
     swap_two_buffers,
     boast_in_the_report,
+    invent_a_neighbour_in_the_report,
 )
 
 
