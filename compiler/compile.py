@@ -15,6 +15,7 @@ from compiler.packing import Share, chosen_share
 from compiler.passes.assign import Assign
 from compiler.passes.calibrate import Batches, Calibrate
 from compiler.passes.clean import Clean
+from compiler.passes.duplicate import Copies, Duplicate
 from compiler.passes.emit import CALIBRATION, emit
 from compiler.passes.lower import Lower
 from compiler.passes.partition import Partition
@@ -31,7 +32,7 @@ from hwspec.reach import isolation
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
 from runtime.quantize import WeightCode, is_off
-from runtime.tables import Layer, Loop
+from runtime.tables import MOST_COPIES, Layer, Loop
 
 MOST_REPLICAS = 16
 
@@ -49,8 +50,8 @@ class CompileOptions:
     digital
         Nodes to keep digital.
     share_arrays
-        Which small tiles share arrays: ``"none"``, those of one ``"layer"``, or those of ``"all"`` layers. True and
-        False stand for ``"layer"`` and ``"none"``.
+        Which small tiles share arrays: ``"none"``, those of a layer with the same ``"inputs"``, those of one
+        ``"layer"``, or those of ``"all"`` layers. True and False stand for ``"layer"`` and ``"none"``.
     predistort
         Whether targets undo the resistance of wires.
     steps
@@ -59,6 +60,11 @@ class CompileOptions:
         Whether pairs are raised together where only the rates of failures are known.
     replicas
         Tiles that hold each block of a matrix; their results are averaged.
+    copies
+        Of matrices, which share out the windows of a sample: of every layer that has windows for them, of layers by
+        name, or ``"balance"`` for as many as make the pipeline fastest within a budget.
+    array_budget
+        Physical arrays for that; None takes the chip's (`chip.tiles`).
     fuse_batchnorm
         Whether batch normalisation is fused into the layer before it.
     keep_source
@@ -73,6 +79,8 @@ class CompileOptions:
     steps: frozenset[str] = ALL
     robust: bool = True
     replicas: int = 1
+    copies: Copies = 1
+    array_budget: int | None = None
     fuse_batchnorm: bool = True
     keep_source: bool = True
 
@@ -82,6 +90,13 @@ class CompileOptions:
             raise DataError("seed", "must be an integer from 0 up", got=self.seed)
         if not isinstance(self.replicas, int) or not 1 <= self.replicas <= MOST_REPLICAS:
             raise DataError("replicas", f"must be a whole number from 1 to {MOST_REPLICAS}", got=self.replicas)
+        if isinstance(self.copies, int) and not (1 <= self.copies <= MOST_COPIES and self.copies is not True):
+            raise DataError("copies", f"must be a whole number from 1 to {MOST_COPIES}", got=self.copies)
+        if isinstance(self.copies, str) and self.copies != "balance":
+            raise DataError("copies", "must be numbers, or 'balance'", got=self.copies)
+        if self.array_budget is not None and (self.copies != "balance" or self.array_budget < 1):
+            hint = "give copies='balance' (--copies balance), and a budget from 1 up"
+            raise DataError("array budget", "is what copies are balanced within", got=self.array_budget, hint=hint)
         object.__setattr__(self, "share_arrays", chosen_share(self.share_arrays))
         object.__setattr__(self, "steps", chosen_steps(self.steps))
 
@@ -97,6 +112,7 @@ def options_of(program: TileProgram) -> CompileOptions:
         steps=frozenset(tables.mapping_steps),
         robust=tables.robust,
         replicas=max(layer.replicas for layer in tables.layers),
+        copies={layer.name: layer.copies for layer in tables.layers if layer.copies > 1} or 1,
         fuse_batchnorm=tables.fuse_batchnorm,
         keep_source=program.source is not None,
     )
@@ -177,6 +193,7 @@ def run_compile(
         Partition(options.replicas),
         Calibrate(batches, progress),
         Quantize(),
+        Duplicate(options.copies, options.array_budget, chosen_share(options.share_arrays)),
         *back_end(options, tell),
     ]
     return run_passes(
@@ -257,7 +274,7 @@ def mapping_of(program: TileProgram, replicas: int | None = None) -> Mapping:
         input_shapes=tables.input_shapes,
         digital_nodes=tables.digital_nodes,
         fuse_batchnorm=tables.fuse_batchnorm,
-        passes=("clean", "lower", "partition", "calibrate", "quantize"),
+        passes=("clean", "lower", "partition", "calibrate", "quantize", "duplicate"),
         graph=LoweredGraph(
             layers=tuple(layers),
             segments=program.segments,
@@ -269,7 +286,10 @@ def mapping_of(program: TileProgram, replicas: int | None = None) -> Mapping:
             nodes=program.report.totals.nodes,
         ),
         calibration=tables.calibration,
-        grids={layer.name: TileGrid.of(layer.weight, spec.array, replicas) for layer in layers},
+        grids={
+            layer.name: TileGrid.of(layer.weight, spec.array, replicas, table.copies)
+            for layer, table in zip(layers, tables.layers, strict=True)
+        },
         replicas=replicas,
         statistics=statistics,
         quantized=quantized,

@@ -45,13 +45,16 @@ class MatrixLayer:
 
 @dataclass(frozen=True)
 class Block:
-    """A logical tile: rows and columns of one group's matrix, which slice (digit) of its weights, which copy of it."""
+    """A logical tile: rows and columns of one group's matrix, which slice (digit) of its weights, which tile of those
+    that are averaged (replica), and which of those that share out the windows (copy).
+    """
 
     group: int
     rows: slice
     cols: slice
     slice: int = 0
     replica: int = 0
+    copy: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,12 +73,13 @@ class TileGrid:
     tile_cols: int
     slices: int = 1
     replicas: int = 1
+    copies: int = 1
 
     @classmethod
-    def of(cls, weight: Array, array: CrossbarArray, replicas: int = 1) -> "TileGrid":
+    def of(cls, weight: Array, array: CrossbarArray, replicas: int = 1, copies: int = 1) -> "TileGrid":
         """The grid of matrices ``(groups, K, N)`` on arrays of this geometry."""
         groups, rows, cols = weight.shape
-        return cls(groups, rows, cols, array.weight_rows, array.weight_cols, array.slices, replicas)
+        return cls(groups, rows, cols, array.weight_rows, array.weight_cols, array.slices, replicas, copies)
 
     @cached_property
     def row_blocks(self) -> tuple[slice, ...]:
@@ -89,15 +93,20 @@ class TileGrid:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Every logical tile: by group, then row block, then column block, then slice, then replica."""
+        """Every logical tile: by group, then row block, column block, slice, replica and copy."""
         parts = itertools.product(
-            range(self.groups), self.row_blocks, self.col_blocks, range(self.slices), range(self.replicas)
+            range(self.groups),
+            self.row_blocks,
+            self.col_blocks,
+            range(self.slices),
+            range(self.replicas),
+            range(self.copies),
         )
         return tuple(Block(*part) for part in parts)
 
     @property
     def partial_sums(self) -> int:
-        """Additions of partial sums for one input vector."""
+        """Additions of partial sums for one input vector, which one of the copies takes."""
         return self.groups * self.cols * (len(self.row_blocks) * self.slices * self.replicas - 1)
 
 
@@ -230,7 +239,7 @@ class Mapping:
     step_errors: Table[str, StepErrors] = field(default_factory=dict)
     failures: Table[str, FailureReport] = field(default_factory=dict)
     bias_shifts: Table[str, Float64] = field(default_factory=dict)
-    """What each layer's digital bias takes up of its weights' errors, ``(groups, N)``."""
+    """What each layer's digital bias takes up of its weights' errors, ``(copies, groups, N)``."""
     residues: Table[str, tuple[npt.NDArray[np.int64], Float64]] = field(default_factory=dict)
     """What digital memory holds of each layer's errors: where, in the flattened ``(groups, K, N)``, and how much."""
     tuned: bool = False
@@ -309,9 +318,9 @@ def _verify_grid(layer: MatrixLayer, grid: TileGrid) -> None:
     shape = (grid.groups, grid.rows, grid.cols)
     if shape != layer.weight.shape:
         raise _fail(layer.name, f"must have a grid of its matrix {layer.weight.shape}", shape)
-    times = np.zeros((grid.slices, grid.replicas, *shape), np.int8)
+    times = np.zeros((grid.slices, grid.replicas, grid.copies, *shape), np.int8)
     for block in grid.blocks:
-        times[block.slice, block.replica, block.group, block.rows, block.cols] += 1
+        times[block.slice, block.replica, block.copy, block.group, block.rows, block.cols] += 1
     if not (times == 1).all():
         raise _fail(layer.name, "must map every weight exactly once", sorted(set(times.ravel().tolist())))
 
@@ -364,7 +373,7 @@ def _verify_placements(mapping: Mapping) -> None:
         blocks, placements = mapping.grids[layer.name].blocks, mapping.placements[layer.name]
         if len(blocks) != len(placements):
             raise _fail(layer.name, f"must place its {len(blocks)} tiles", len(placements))
-        order_of: dict[tuple[int, int], list[int]] = {}
+        order_of: dict[tuple[int, int, int], list[int]] = {}
         for block, placement in zip(blocks, placements, strict=True):
             rows, cols = block.shape
             for lines, count, most in (
@@ -383,7 +392,8 @@ def _verify_placements(mapping: Mapping) -> None:
                 raise _fail(layer.name, "must give each column a sign of +1 or -1", placement.col_sign.tolist())
             lines_of_rows = placement.word_lines[placement.row_map]
             order = (lines_of_rows - placement.word_lines[0]).tolist()
-            if not array.router and order_of.setdefault((block.group, block.rows.start), order) != order:
+            key = block.group, block.rows.start, block.copy
+            if not array.router and order_of.setdefault(key, order) != order:
                 raise _fail(layer.name, "must order the rows of tiles with the same inputs alike", order)
             cells = used.setdefault(placement.array, np.zeros((array.weight_rows, array.weight_cols), bool))
             at = np.ix_(placement.word_lines, placement.bit_lines)

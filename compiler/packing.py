@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from compiler.mapping import TileGrid
 from compiler.rectangle_packing import Shape, pack_rectangles
 from hwspec.array import Array
 from hwspec.errors import DataError
 
-Share = Literal["none", "layer", "all"]
-"""Which tiles may share an array: none, those of one layer, or those of any layers."""
+Vector = tuple[int, int, int]
+"""What drives a tile: copy and group of the matrix, and the first row."""
+Share = Literal["none", "inputs", "layer", "all"]
+"""Which tiles may share an array: none, those of a layer with the same inputs, those of one layer, or those of any."""
 
 
 def chosen_share(value: object) -> Share:
@@ -56,8 +59,24 @@ class _Shelf:
     widths: list[int]
 
 
+def pack_grids(
+    grids: Mapping[str, TileGrid], array: Array, *, share: Share, spares: bool
+) -> dict[str, tuple[Territory, ...]]:
+    """The territories of all tiles of the layers' grids; as `pack_layers`."""
+    shapes = {name: [block.shape for block in grid.blocks] for name, grid in grids.items()}
+    vectors = {
+        name: [(block.copy, block.group, block.rows.start) for block in grid.blocks] for name, grid in grids.items()
+    }
+    return pack_layers(shapes, array, share=share, spares=spares, vectors=vectors)
+
+
 def pack_layers(
-    shapes: Mapping[str, Sequence[Shape]], array: Array, *, share: Share, spares: bool
+    shapes: Mapping[str, Sequence[Shape]],
+    array: Array,
+    *,
+    share: Share,
+    spares: bool,
+    vectors: Mapping[str, Sequence[Vector]] | None = None,
 ) -> dict[str, tuple[Territory, ...]]:
     """The territory of each tile of every layer, sites counted from 0 over all layers.
 
@@ -68,17 +87,36 @@ def pack_layers(
     array
         Its sites.
     share
-        Which tiles may share a site. With ``"all"`` they are packed as rectangles, unless that takes as many sites as
-        ``"layer"``: tiles of different layers on one array cannot run at once, so layers share only where it saves
-        arrays.
+        Which tiles may share a site. With ``"inputs"`` those that the same vector drives, side by side on the same word
+        lines: an array reads them at once. With ``"all"`` tiles are packed as rectangles, unless that takes as many
+        sites as ``"layer"``: tiles of different layers on one array cannot run at once, so layers share only where it
+        saves arrays.
     spares
         Whether the lines that a site leaves over go to its tiles. Packed rectangles get none.
+    vectors
+        Which vector drives each tile; None where all tiles of a layer take the same. Copies never share a site but as
+        rectangles: they are there to run at once.
     """
     found, start = {}, 0
     for name, of_layer in shapes.items():
-        places = pack(of_layer, array, share=share != "none", spares=spares)
-        found[name] = tuple(replace(place, site=start + place.site) for place in places)
-        start += places[-1].site + 1
+        of_tiles = [(0, 0, 0)] * len(of_layer) if vectors is None else vectors[name]
+        together: dict[object, list[int]] = {}
+        for number, vector in enumerate(of_tiles):
+            together.setdefault(vector if share == "inputs" else vector[0], []).append(number)
+        places: dict[int, Territory] = {}
+        for numbers in together.values():
+            parts = pack(
+                [of_layer[number] for number in numbers],
+                array,
+                share=share != "none",
+                spares=spares,
+                stack=share != "inputs",
+            )
+            places |= {
+                number: replace(part, site=start + part.site) for number, part in zip(numbers, parts, strict=True)
+            }
+            start += parts[-1].site + 1
+        found[name] = tuple(places[number] for number in range(len(of_layer)))
     if share != "all":
         return found
     every = list(itertools.chain.from_iterable(shapes.values()))
@@ -97,7 +135,9 @@ def sites_of(territories: Mapping[str, Sequence[Territory]]) -> int:
     return max(place.site for places in territories.values() for place in places) + 1
 
 
-def pack(shapes: Sequence[Shape], array: Array, *, share: bool, spares: bool) -> tuple[Territory, ...]:
+def pack(
+    shapes: Sequence[Shape], array: Array, *, share: bool, spares: bool, stack: bool = True
+) -> tuple[Territory, ...]:
     """The territory of each tile of one layer, sites counted from 0.
 
     Parameters
@@ -110,6 +150,8 @@ def pack(shapes: Sequence[Shape], array: Array, *, share: bool, spares: bool) ->
         Whether tiles may share a site: side by side while they fit, then on the next shelf, then on the next site.
     spares
         Whether the lines that a site leaves over go to its tiles, in proportion to their sizes.
+    stack
+        Whether a site may have several shelves.
     """
     sites: list[list[_Shelf]] = []
     for number, (rows, cols) in enumerate(shapes):
@@ -124,7 +166,7 @@ def pack(shapes: Sequence[Shape], array: Array, *, share: bool, spares: bool) ->
                 shelf.widths.append(cols)
                 shelf.height = max(shelf.height, rows)
                 continue
-        if sum(one.height for one in sites[-1]) + rows <= array.weight_rows:
+        if stack and sum(one.height for one in sites[-1]) + rows <= array.weight_rows:
             sites[-1].append(_Shelf(rows, [number], [cols]))
         else:
             sites.append([_Shelf(rows, [number], [cols])])

@@ -58,7 +58,7 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer, of_site: dict[int, set[s
     grid, array = mapping.grids[layer.name], mapping.spec.array
     quantized = mapping.quantized[layer.name]
     arrays = _arrays(mapping, (layer,))
-    cells = array.devices_per_weight * grid.slices * grid.replicas * layer.weight.size
+    cells = array.devices_per_weight * grid.slices * grid.replicas * grid.copies * layer.weight.size
     weight = layer.weight.astype(np.float64)
     neighbours = set[str]().union(*(names for names in of_site.values() if layer.name in names))
     error = np.linalg.norm(quantized.normalized * quantized.scale[:, None, :] - weight)
@@ -70,6 +70,7 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer, of_site: dict[int, set[s
         cols=grid.cols,
         windows=layer.windows,
         tiles=len(grid.blocks),
+        copies=grid.copies,
         arrays=arrays,
         cells=cells,
         utilisation=cells / (arrays * array.rows * array.cols),

@@ -74,6 +74,10 @@ def _quantize(mapping: Mapping) -> dict[str, Any]:
     }
 
 
+def _duplicate(mapping: Mapping) -> dict[str, Any]:
+    return {name: {"copies": grid.copies, "tiles": len(grid.blocks)} for name, grid in mapping.grids.items()}
+
+
 def _place(mapping: Mapping) -> dict[str, Any]:
     return {
         name: [[placement.array, int(placement.word_lines[0]), int(placement.bit_lines[0])] for placement in found]
@@ -105,6 +109,7 @@ _STAGES: dict[str, Callable[[Mapping], dict[str, Any]]] = {
     "partition": _partition,
     "calibrate": _calibrate,
     "quantize": _quantize,
+    "duplicate": _duplicate,
     "place": _place,
     "assign": _assign,
     "predistort": _predistort,

@@ -22,7 +22,7 @@ Pairs = Callable[[int], SitePairs]
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """A row block of one group: its tiles of all columns, slices and replicas.
+    """A row block of one group: the tiles of one copy, of all columns, slices and replicas.
 
     Attributes
     ----------
@@ -137,9 +137,9 @@ def layer_strips(
 ) -> list[Strip]:
     """The strips of a layer, every tile in order on its territory."""
     grid = mapping.grids[layer.name]
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int, int], list[int]] = {}
     for number, block in enumerate(grid.blocks):
-        groups.setdefault((block.group, block.rows.start), []).append(number)
+        groups.setdefault((block.group, block.rows.start, block.copy), []).append(number)
     found, centred = [], centred and takes_bias(layer)
     weightings: dict[tuple[int, int], tuple[Moments, Float64]] = {}
 

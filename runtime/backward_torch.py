@@ -112,6 +112,8 @@ class _Backward:
         found = [torch.zeros_like(step.matrix) for step in self._steps]
         for block in part.blocks(samples, space):
             for step, of_matrix in zip(self._steps, found, strict=True):
+                if step.conversion.batch.copy != block.copy:
+                    continue
                 self._step(step, block, part.first + block.start, of_matrix, pixels, space)
             if pixels is not None:
                 self._residues(block, part.first + block.start, pixels)

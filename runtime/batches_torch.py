@@ -102,8 +102,10 @@ class Batch:
     """Drives of equal shape: ``inputs (batch, windows, rows) @ matrix (batch, rows, cols)`` and what follows.
 
     `factor` ``(batch, 1, cols)`` turns codes into results, which go to `columns`; `summed` when all drives share them.
+    All are of one copy of the layer's matrix, which takes its own windows.
     """
 
+    copy: int
     drives: tuple[_Drive, ...]
     matrix: Tensor
     variance: Tensor | None
@@ -181,24 +183,34 @@ class BatchCompiler:
             for number, part in enumerate(self._parts(layer, mvm)):
                 codes, networks = part.readout.codes, bool(part.channel.networks)
                 limits = None if codes is None else (codes.low, codes.high)
-                key = (mvm.phase, load.start, load.stop, number, limits, networks)
+                key = (self._copy(part), mvm.phase, load.start, load.stop, number, limits, networks)
                 by_vector.setdefault(key, []).append((part, mvm.phase, load.start, number))
         by_kind: dict[tuple[object, ...], list[_Drive]] = {}
         for found in by_vector.values():
             _, phase, start, number = found[0]
             drive = _Drive(phase, start, number, tuple(part for part, _, _, _ in found))
-            by_kind.setdefault((*drive.kind, bool(drive.parts[0].channel.networks)), []).append(drive)
+            first = drive.parts[0]
+            by_kind.setdefault((self._copy(first), *drive.kind, bool(first.channel.networks)), []).append(drive)
         return tuple(self._batch(layer, tuple(drives), length) for drives in by_kind.values())
 
-    def constant(self, layer: str, terms: list[tuple[Mvm, Load]], length: int) -> Tensor | None:
-        """What the trim's offsets add to each element of the result; None for nothing."""
-        chip, total = self._chip, np.zeros(length)
+    def _copy(self, part: _Part) -> int:
+        return self._chip.program.tiles[part.tile].copy_number
+
+    def constants(self, layer: str, terms: list[tuple[Mvm, Load]], length: int) -> tuple[Tensor | None, ...]:
+        """What the trim's offsets, and shifts of the bias, add to each element of a result of each copy; or None."""
+        chip = self._chip
+        totals = [np.zeros(length) for _ in range(chip.program.layers[layer].copies)]
         for mvm, _ in terms:
             on_chip, tensors = chip.tiles[mvm.tile], chip.program.tile_tensors[mvm.tile]
             if mvm.phase != "-":
                 weight = tensors.col_sign * tensors.scale * tensors.gain * chip.result_unit(layer)
-                np.add.at(total, tensors.col_map, on_chip.offset * weight)
-        return self._tensor(total) if total.any() else None
+                of_copy = totals[chip.program.tiles[mvm.tile].copy_number]
+                np.add.at(of_copy, tensors.col_map, on_chip.offset * weight)
+        for number, total in enumerate(totals):
+            shift = chip.copy_shift(layer, number)
+            if shift is not None:
+                total += shift
+        return tuple(self._tensor(total) if total.any() else None for total in totals)
 
     def _parts(self, layer: str, mvm: Mvm) -> list[_Part]:
         chip = self._chip
@@ -239,6 +251,7 @@ class BatchCompiler:
         noisy = not first.channel.exact
         read = first.readout
         return Batch(
+            copy=self._copy(first),
             drives=drives,
             matrix=rows(lambda part: part.channel.matrix[part.rows] * (volt * _into(part))),
             variance=_nonzero(rows(lambda part: _variance(part)[part.rows] * (volt * _into(part)) ** 2))

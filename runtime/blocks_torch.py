@@ -25,6 +25,7 @@ from runtime.geometry import window_shape
 from runtime.geometry_torch import scatter_vectors
 from runtime.loops_torch import CompiledLoop
 from runtime.plans_torch import Conversion, Plan
+from runtime.tables import window_bands
 from runtime.windows_numba import multiply_channels
 from runtime.workers_torch import Workers, Workspace
 
@@ -126,9 +127,12 @@ class BlockRunner:
         for number, (store, total) in enumerate(zip(loop.stores, work.totals, strict=True)):
             result = total[first : first + block.count]
             result[:] = 0 if store.scatter.kind == "fold" else loop.bias
-            if store.constant is not None:
-                result += store.constant
+            constant = store.constants[block.copy]
+            if constant is not None:
+                result += constant
             for at, conversion in enumerate(work.plan.conversions[number]):
+                if conversion.batch.copy != block.copy:
+                    continue
                 inside = _NOBODY if work.inside is None else work.inside[number][at][first : first + block.count]
                 self._convert(work, conversion, block, first, to_numpy(result), to_numpy(inside), space)
             if store.residue is not None:
@@ -201,18 +205,42 @@ class _Work:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Samples that are worked on together: inputs, numbers of the first sample and window, windows of a block."""
+    """Samples that are worked on together.
+
+    Attributes
+    ----------
+    x
+        Inputs.
+    start, first
+        Numbers of the first sample and of the first window.
+    rows
+        Windows of a block at most; None for all.
+    windows, copies
+        Windows of a sample, and copies of the matrix that share them out.
+    """
 
     x: Tensor
     start: int
     first: int
     rows: int | None
+    windows: int
+    copies: int
 
     def blocks(self, samples: SampleCodes, space: Workspace) -> Iterator[Block]:
-        """Their windows, block by block."""
+        """Their windows, block by block, each for one copy."""
         step = self.rows or samples.count
-        for start in range(0, samples.count, step):
-            yield Block(samples, start, min(start + step, samples.count), space)
+        if self.copies == 1:
+            for start in range(0, samples.count, step):
+                yield Block(samples, start, min(start + step, samples.count), space)
+            return
+        bands = window_bands(self.windows, self.copies)
+        start = 0
+        while start < samples.count:
+            at = (self.first + start) % self.windows
+            copy = at // len(bands[0])
+            stop = min(start + step, start + bands[copy].stop - at, samples.count)
+            yield Block(samples, start, stop, space, copy)
+            start = stop
 
 
 def sample_parts(plan: Plan, x: Tensor, *, whole: bool = False) -> Iterator[Part]:
@@ -232,7 +260,8 @@ def sample_parts(plan: Plan, x: Tensor, *, whole: bool = False) -> Iterator[Part
     count = samples if whole else count
     for start in range(0, samples, count):
         first = start * (1 if vectors else prod(shape[1:]))
-        yield Part(x[start : start + count], start, first, None if whole else plan.rows)
+        rows = None if whole else plan.rows
+        yield Part(x[start : start + count], start, first, rows, prod(shape[1:]), plan.loop.copies)
 
 
 def call_keys(seed: int) -> Iterator[npt.NDArray[np.uint32]]:
@@ -241,11 +270,14 @@ def call_keys(seed: int) -> Iterator[npt.NDArray[np.uint32]]:
         yield np.random.SeedSequence((seed, call)).generate_state(2).astype(np.uint32)
 
 
-def runs_here(loop: CompiledLoop, spec: HardwareSpec) -> bool:
+def runs_here(loop: CompiledLoop, spec: HardwareSpec, *, at_once: bool = False) -> bool:
     """Whether a loop can run in blocks.
 
-    Not with networks that are solved for every input, noise that its digits share, or more than three spatial axes.
+    Not with networks that are solved for every input, noise that its digits share, or more than three spatial axes; nor
+    where all windows must be one block (`at_once`) and copies share them out.
     """
+    if at_once and loop.copies > 1:
+        return False
     batches = [batch for store in loop.stores for batch in store.batches]
     shared = spec.device.read_noise.correlation == "per_vector" and loop.drive.digits > 1
     solved = any(batch.amperes is not None for batch in batches)

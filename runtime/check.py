@@ -86,9 +86,10 @@ def _check_layer(program: TileProgram, layer: Layer, tiles: Sequence[Tile], loop
     bias = program.tensors.get(f"{layer.name}/bias")
     if bias is None or bias.ndim != 1 or bias.dtype != np.float64 or not np.isfinite(bias).all():
         raise ProgramError(f"tensor {layer.name}/bias", "must be a vector of finite float64")
-    shift = program.tensors.get(f"{layer.name}/bias_shift", np.zeros(len(bias)))
-    if shift.shape != bias.shape or shift.dtype != np.float64 or not np.isfinite(shift).all():
-        raise ProgramError(f"tensor {layer.name}/bias_shift", "must be a finite float64 for each bias")
+    size = layer.copies * len(bias)
+    shift = program.tensors.get(f"{layer.name}/bias_shift", np.zeros(size))
+    if shift.shape != (size,) or shift.dtype != np.float64 or not np.isfinite(shift).all():
+        raise ProgramError(f"tensor {layer.name}/bias_shift", "must be a finite float64 for each bias of each copy")
     require(loops == 1, subject, "must be computed by one loop", loops)
     _check_calibration(program, layer)
 

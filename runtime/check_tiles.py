@@ -58,6 +58,7 @@ def _check_tile(program: TileProgram, tile: Tile, tensors: TileTensors) -> None:
             raise ProgramError(subject, f"must lie within its site of {size} weights")
     require(tile.slice < spec.array.slices, subject, f"must hold one of {spec.array.slices} slices", tile.slice)
     require(tile.array % spec.array.arrays_per_site == 0, subject, "must start a site", tile.array)
+    require(tile.copy_number < layer.copies, subject, f"must be of one of {layer.copies} copies", tile.copy_number)
     require(tile.replica < layer.replicas, subject, f"must be one of {layer.replicas} replicas", tile.replica)
     device = spec.device
     gates = isolation(spec.array, spec.failures) != "none"

@@ -116,10 +116,13 @@ class Block:
         Numbers of the windows among those of the samples.
     space
         Memory for what they hold.
+    copy
+        Of the layer's matrix that takes them.
     """
 
-    def __init__(self, samples: SampleCodes, start: int, stop: int, space: Workspace) -> None:
+    def __init__(self, samples: SampleCodes, start: int, stop: int, space: Workspace, copy: int = 0) -> None:
         self.samples, self.start, self.count, self._space = samples, start, stop - start, space
+        self.copy = copy
         self._windows: dict[str, Tensor] = {}
         self._squares: dict[tuple[Phase, int], Tensor] = {}
 

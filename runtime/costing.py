@@ -5,7 +5,7 @@ action. The energy of a read is that of the programmed conductances on the calib
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +14,7 @@ from hwspec.costs import adc_area, adc_energy
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
 from runtime.quantize import Float64, input_codes, input_digit
-from runtime.tables import Loop
+from runtime.tables import Loop, window_bands
 from runtime.timing import (
     Schedule,
     channels,
@@ -276,12 +276,16 @@ def _layer(program: TileProgram, loop: Loop, start: float, found: Schedule, draw
     columns = 2 if array.pairing in ("two_arrays", "neighbouring_columns") else 1
     converted = 2 if sides == 2 and periphery.subtract == "after" else 1
     tiles = [program.tiles[step.tile] for step in steps]
-    rows, cols = sum(tile.rows for tile in tiles), sum(tile.cols for tile in tiles)
-    reads = loop.windows * digits * len(steps)
-    conversions = 0 if periphery.adc_bits is None else loop.windows * digits * cols * converted
+    shares = [len(band) for band in window_bands(loop.windows, row.copies)]  # each window runs on one copy
+    rows, cols = (
+        sum(shares[tile.copy_number] * size for tile, size in zip(tiles, sizes, strict=True))
+        for sizes in ([tile.rows for tile in tiles], [tile.cols for tile in tiles])
+    )
+    reads = digits * sum(shares[tile.copy_number] for tile in tiles)
+    conversions = 0 if periphery.adc_bits is None else digits * cols * converted
     read_energy = reads * array.arrays_per_site * (costs.array.energy or 0.0)
     if costs.array.model == "conductances":
-        read_energy = loop.windows * periphery.v_read**2 * costs.t_read * _drawn(program, loop, draws)
+        read_energy = periphery.v_read**2 * costs.t_read * _drawn(program, loop, shares, draws)
     moved = loop.windows * sum(moved_bytes(program, loop))
     a_conversion = 0.0 if periphery.adc_bits is None else adc_energy(costs.adc, periphery.adc_bits, costs.node)
     stage = next(stage for stage in found.stages if stage.name == loop.layer)
@@ -296,9 +300,9 @@ def _layer(program: TileProgram, loop: Loop, start: float, found: Schedule, draw
         conversions=conversions,
         energy={
             "array": read_energy,
-            "dac": loop.windows * digits * rows * lines * costs.dac.energy,
+            "dac": digits * rows * lines * costs.dac.energy,
             "adc": conversions * a_conversion,
-            "sample_hold": loop.windows * digits * cols * columns * costs.sample_hold.energy,
+            "sample_hold": digits * cols * columns * costs.sample_hold.energy,
             "shift_add": conversions * costs.shift_add.energy,
             "buffer": moved * costs.buffer.energy,
             "link": moved * costs.link.energy,
@@ -309,8 +313,8 @@ def _layer(program: TileProgram, loop: Loop, start: float, found: Schedule, draw
     )
 
 
-def _drawn(program: TileProgram, loop: Loop, draws: Mapping[int, Float64]) -> float:
-    """Conductance times drive that one window of a loop has over all its steps, siemens times full reads."""
+def _drawn(program: TileProgram, loop: Loop, windows: Sequence[int], draws: Mapping[int, Float64]) -> float:
+    """Conductance times drive of a loop over all its windows (so many of each copy), siemens times full reads."""
     duties = _duties(program, loop.layer)
     total, seen = 0.0, set[str]()
     for step in loop.body:
@@ -325,7 +329,8 @@ def _drawn(program: TileProgram, loop: Loop, draws: Mapping[int, Float64]) -> fl
             lines.setdefault(number, []).append(rows)
         for number, found in lines.items():
             distinct = found[:1] if program.spec.array.pairing == "neighbouring_columns" else found
-            total += sum(float(draws[number][rows] @ duty) for rows in distinct)
+            of_copy = windows[program.tiles[step.tile].copy_number]
+            total += of_copy * sum(float(draws[number][rows] @ duty) for rows in distinct)
     return total
 
 

@@ -4,6 +4,7 @@ What a loop does for every window is compiled once, when the engine is built (`b
 loaded vector drives become one matrix, row blocks and groups of equal shape one batch.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -21,7 +22,7 @@ from runtime.backward_torch import loop_results
 from runtime.batches_torch import Batch, digit_inputs
 from runtime.blocks_torch import BlockRunner, call_keys, runs_here
 from runtime.channels import NoiseSource
-from runtime.geometry import window_shape
+from runtime.geometry import copy_windows, window_shape
 from runtime.geometry_torch import gather_vectors, scatter_vectors
 from runtime.host import HostSegment
 from runtime.host_torch import TorchSegment, untranslatable
@@ -132,7 +133,8 @@ class Engine:
         if self._in_blocks:
             specs = {layer: chip.layer_spec(layer) for layer in self.loops}
             show = self._show if self._watch else None
-            here = {layer: loop for layer, loop in self.loops.items() if runs_here(loop, specs[layer])}
+            at_once = show is not None or self._draw is not None
+            here = {layer: loop for layer, loop in self.loops.items() if runs_here(loop, specs[layer], at_once=at_once)}
             self._blocks = BlockRunner(here, specs, self._workers, self._keys, show, self._draw)
 
     def reseed(self, seed: int) -> None:
@@ -233,16 +235,43 @@ class Engine:
         matrices = iter(trained.matrices if trained else [b.matrix for store in loop.stores for b in store.batches])
         bias = trained.bias if trained else loop.bias
         return [
-            scatter_vectors(store.scatter, self._accumulate(loop, store, matrices, codes), shape, bias)
+            scatter_vectors(store.scatter, self._store(loop, store, matrices, codes, shape), shape, bias)
             for store in loop.stores
         ]
 
+    def _store(
+        self,
+        loop: CompiledLoop,
+        store: CompiledStore,
+        matrices: Iterator[Tensor],
+        codes: Tensor,
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        """What is added up for one store in all windows, ``(windows, length)``: each copy takes its own."""
+        batches = list(zip(store.batches, itertools.islice(matrices, len(store.batches)), strict=True))
+        if loop.copies == 1:
+            total = self._accumulate(loop, store, 0, batches, codes)
+        else:
+            windows = [torch.from_numpy(one).to(codes.device) for one in copy_windows(shape, loop.copies)]
+            parts = [
+                self._accumulate(loop, store, number, batches, codes[of_copy]) for number, of_copy in enumerate(windows)
+            ]
+            total = torch.cat(parts)[torch.argsort(torch.cat(windows))]
+        return total if store.residue is None else store.residue.add_to(total, codes)
+
     def _accumulate(
-        self, loop: CompiledLoop, store: CompiledStore, matrices: Iterator[Tensor], codes: Tensor
+        self,
+        loop: CompiledLoop,
+        store: CompiledStore,
+        copy: int,
+        batches: list[tuple[Batch, Tensor]],
+        codes: Tensor,
     ) -> Tensor:
         total: Tensor | None = None
-        for batch in store.batches:
-            scaled = self._convert(loop, batch, next(matrices), codes) * batch.factor
+        for batch, matrix in batches:
+            if batch.copy != copy:
+                continue
+            scaled = self._convert(loop, batch, matrix, codes) * batch.factor
             placed = scaled.sum(0) if batch.summed else scaled.transpose(0, 1).reshape(len(codes), -1)
             if batch.whole:
                 total = placed if total is None else total + placed
@@ -251,9 +280,8 @@ class Engine:
                     total = codes.new_zeros(len(codes), store.scatter.length)
                 total = total.index_add(1, batch.columns, placed)
         assert total is not None
-        if store.residue is not None:
-            total = store.residue.add_to(total, codes)
-        return total if store.constant is None else total + store.constant
+        constant = store.constants[copy]
+        return total if constant is None else total + constant
 
     def _convert(self, loop: CompiledLoop, batch: Batch, matrix: Tensor, codes: Tensor) -> Tensor:
         """Codes of all conversions of a batch, digits shifted and added, ``(batch, windows, cols)``."""

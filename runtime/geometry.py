@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwspec.errors import DataError
-from runtime.tables import Gather, Scatter
+from runtime.tables import Gather, Scatter, window_bands
 
 Array = npt.NDArray[Any]
 
@@ -89,6 +89,13 @@ def fold_canvas(scatter: Scatter, space: tuple[int, ...], windows: Windows) -> l
             scatter.strides, space, scatter.dilations, scatter.kernel, windows.pads, windows.out, strict=True
         )
     ]
+
+
+def copy_windows(shape: Sequence[int], copies: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Numbers of the windows that each copy of a layer's matrix takes, of all samples of windows of this shape."""
+    each = prod(shape[1:])
+    samples = np.arange(shape[0] if shape else 1, dtype=np.int64)[:, None] * each
+    return tuple((samples + np.arange(band.start, band.stop)).ravel() for band in window_bands(each, copies))
 
 
 def window_shape(gather: Gather, shape: Sequence[int]) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ class CompiledStore:
     """What one `store` writes: batches to add up, and where."""
 
     batches: tuple[Batch, ...]
-    constant: Tensor | None
+    constants: tuple[Tensor | None, ...]
+    """Of each copy of the layer's matrix."""
     residue: ResidueMatrix | None
     scatter: Scatter
     buffer: str
@@ -36,6 +37,7 @@ class CompiledLoop:
     in_codes: bool
     signed: bool
     length: int
+    copies: int
     bias: Tensor
     stores: tuple[CompiledStore, ...]
 
@@ -77,11 +79,11 @@ class LoopCompiler:
             else:
                 length, terms = program.scatters[step.scatter].length, sums[step.source]
                 batches = self.batches.batches(loop.layer, terms, length)
-                constant = self.batches.constant(loop.layer, terms, length)
+                constants = self.batches.constants(loop.layer, terms, length)
                 residue = residue_matrix(self._chip, loop.layer, residues.get(step.source, []), self._tensor)
                 dtype: torch.dtype = getattr(torch, program.dtypes[step.buffer])
                 stores.append(
-                    CompiledStore(batches, constant, residue, program.scatters[step.scatter], step.buffer, dtype)
+                    CompiledStore(batches, constants, residue, program.scatters[step.scatter], step.buffer, dtype)
                 )
         load = next(iter(loads.values()))
         return CompiledLoop(
@@ -93,6 +95,7 @@ class LoopCompiler:
             in_codes=in_codes(self._chip, loop.layer, drive),
             signed=layer.signed,
             length=program.gathers[load.gather].length,
+            copies=layer.copies,
             bias=self._tensor(self._chip.bias(loop.layer)),
             stores=tuple(stores),
         )

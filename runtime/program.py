@@ -67,8 +67,8 @@ class TileProgram:
     """A compiled model.
 
     `tensors` holds, for each layer, its tiles' arrays end to end (``<layer>/plus`` …), its bias, what that takes up of
-    the errors that failed devices leave (``<layer>/bias_shift``, not always there) and, where digital memory holds
-    some, its residue: weights ``<layer>/residue`` ``(k,)``, and where they lie in the flattened matrices,
+    the errors that failed devices leave (``<layer>/bias_shift``, copy after copy, not always there) and, where digital
+    memory holds some, its residue: weights ``<layer>/residue`` ``(k,)``, and where they lie in the flattened matrices,
     ``<layer>/residue_index`` ``(k,)``, rising. `weights` are the float weights a layer, ``(groups, rows, cols)``.
     `calibration` holds ``<layer>/range``, ``mean``, ``covariance`` and ``vectors``. `source` is the model as given, or
     None when it was left out. `faults` are the failed devices that the program was mapped around, as the chip's test
@@ -158,10 +158,15 @@ class TileProgram:
         """Digital bias of a layer, one for each element of its result (of its channels where results are folded).
 
         Where failed devices were mapped around it takes up the mean of the errors that they leave, unless the layer is
-        to be exact.
+        to be exact, or has copies: each has a shift of its own then (`copy_shift`).
         """
         bias: Float64 = self.tensors[f"{layer}/bias"]
-        return bias if exact else bias + self.tensors.get(f"{layer}/bias_shift", 0.0)
+        return bias if exact or self.layers[layer].copies > 1 else bias + self.tensors.get(f"{layer}/bias_shift", 0.0)
+
+    def copy_shift(self, layer: str, number: int) -> Float64 | None:
+        """What the bias of one of several copies of a layer takes up of failed devices' errors; None for nothing."""
+        copies, shift = self.layers[layer].copies, self.tensors.get(f"{layer}/bias_shift")
+        return None if shift is None or copies == 1 else shift.reshape(copies, -1)[number]
 
     @cached_property
     def tile_starts(self) -> dict[str, int]:
@@ -261,8 +266,8 @@ class TileProgram:
         physical[tensors.row_map] = share
         return physical
 
-    def decoded_weights(self, layer: str, *, r_access: float | None = None) -> Float64:
-        """The weights that a layer's tiles and its digital residue stand for, ``(groups, rows, cols)`` float64.
+    def decoded_weights(self, layer: str, *, r_access: float | None = None, copy: int = 0) -> Float64:
+        """The weights that a layer's tiles (of one copy) and its digital residue stand for, ``(groups, rows, cols)``.
 
         Read from the instructions: what is loaded, driven and accumulated decides where a weight belongs. Good devices
         count with their targets, failed ones with what they conduct behind their access resistance: that of the spec,
@@ -278,6 +283,8 @@ class TileProgram:
             if step.op == "load":
                 starts[step.into] = step.start
             if step.op != "mvm" or (step.tile, starts[step.source]) in seen:
+                continue
+            if self.tiles[step.tile].copy_number != copy:
                 continue
             start = starts[step.source]
             seen.add((step.tile, start))

@@ -98,6 +98,10 @@ class ProgrammedChip:
         """Digital bias of a layer: the model's own where the layer is exact."""
         return self.program.bias(layer, exact=layer in self.exact_layers)
 
+    def copy_shift(self, layer: str, number: int) -> Float64 | None:
+        """What the bias of one of several copies of a layer takes up; None for nothing, and where it is exact."""
+        return None if layer in self.exact_layers else self.program.copy_shift(layer, number)
+
     def unipolar(self, layer: str) -> bool:
         """Whether the currents of a layer's conversions have one sign, so that no ADC code is spent on the other."""
         periphery = self.program.spec.periphery

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hwspec.errors import DataError
 from hwspec.randomness import Purpose, array_generator
 from runtime.channels import NoiseKind, NoiseSource, conversions
-from runtime.geometry import gather_vectors, scatter_vectors, window_shape
+from runtime.geometry import copy_windows, gather_vectors, scatter_vectors, window_shape
 from runtime.host import HostSegment
 from runtime.inputs import bind_inputs
 from runtime.physics.converters import CodeRange
@@ -31,6 +31,8 @@ class Conversion:
         Whose it was.
     number
         Of the tile's conversions in this phase, channel by channel, digit by digit.
+    windows : (windows,)
+        Numbers of the windows that the tile was driven in: all, or those of its copy.
     codes, current : (windows, cols)
         Codes, and the current before it was rounded and clipped, amperes.
     adc
@@ -43,6 +45,7 @@ class Conversion:
     tile: str
     phase: Phase
     number: int
+    windows: npt.NDArray[np.int64]
     codes: Float64
     current: Float64
     adc: CodeRange | None
@@ -51,10 +54,11 @@ class Conversion:
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """What an `mvm` leaves in its register: the tile and phase it came from, and the current it stands for, amperes."""
+    """What an `mvm` leaves in its register: tile, phase and windows it came from, and the current it stands for."""
 
     tile: str
     phase: Phase
+    windows: npt.NDArray[np.int64]
     current: Float64
 
 
@@ -110,6 +114,7 @@ class Reference:
         first = next(step for step in loop.body if isinstance(step, Load))
         shape = window_shape(self._chip.program.gathers[first.gather], buffers[first.buffer].shape)
         vectors = self._input_codes(loop.layer, first, buffers[first.buffer])
+        windows = copy_windows(shape, self._chip.program.layers[loop.layer].copies)
         codes: dict[str, Float64] = {}
         starts: dict[str, int] = {}
         results: dict[str, _Result] = {}
@@ -119,12 +124,17 @@ class Reference:
                 codes[step.into] = vectors[:, step.start : step.stop]
                 starts[step.into] = step.start
             elif isinstance(step, Mvm):
-                results[step.into] = self.mvm(loop.layer, step, codes[step.source])
+                of_copy = windows[self._chip.program.tiles[step.tile].copy_number]
+                results[step.into] = self.mvm(loop.layer, step, codes[step.source], of_copy)
             elif isinstance(step, Acc):
-                self.acc(loop.layer, step, results[step.source], sums)
+                self.acc(loop.layer, step, results[step.source], sums, len(vectors))
             elif isinstance(step, Residue):
                 self.residue(loop.layer, step, codes[step.source], starts[step.source], sums)
             else:
+                for number, of_copy in enumerate(windows):
+                    shift = self._chip.copy_shift(loop.layer, number)
+                    if shift is not None:
+                        sums[step.source][of_copy] += shift
                 self.store(loop.layer, step, sums[step.source], shape, buffers)
 
     def _input_codes(self, layer: str, step: Load, x: Array) -> Float64:
@@ -133,18 +143,18 @@ class Reference:
             raise DataError(f"input of layer {layer!r}", "must be finite, and has NaN or infinite values")
         return self._chip.input_codes(layer, vectors)
 
-    def mvm(self, layer: str, step: Mvm, codes: Float64) -> _Result:
-        """Drive a tile: the DAC's codes become voltages, the columns' currents become ADC codes."""
+    def mvm(self, layer: str, step: Mvm, codes: Float64, windows: npt.NDArray[np.int64]) -> _Result:
+        """Drive a tile in these windows: the DAC's codes become voltages, the columns' currents become ADC codes."""
         chip = self._chip
         tile, tensors = chip.program.tiles[step.tile], chip.program.tile_tensors[step.tile]
         on_chip = chip.tiles[step.tile]
-        driven = np.empty_like(codes)
-        driven[:, tensors.row_map] = codes
+        driven = np.empty((len(windows), codes.shape[1]))
+        driven[:, tensors.row_map] = codes[windows]
 
         def noise(channel: int, kind: NoiseKind, shape: tuple[int, ...]) -> Float64:
             return self._noise(step.tile, step.phase, channel, kind, shape)
 
-        total = np.zeros((len(codes), tile.cols))
+        total = np.zeros((len(windows), tile.cols))
         done = conversions(
             on_chip.channels,
             lambda channel: chip.readout(tile, step.phase, channel),
@@ -157,24 +167,27 @@ class Reference:
         for number, one in enumerate(done):
             total += one.estimate * one.weight
             if self._watch:
-                self._watch(
-                    Conversion(layer, step.tile, step.phase, number, one.codes, one.before, one.adc, one.weight)
-                )
-        return _Result(step.tile, step.phase, on_chip.gain * total + self._offset(step))
+                shown = one.codes, one.before, one.adc, one.weight
+                self._watch(Conversion(layer, step.tile, step.phase, number, windows, *shown))
+        return _Result(step.tile, step.phase, windows, on_chip.gain * total + self._offset(step))
 
     def _offset(self, step: Mvm) -> Float64:
         """The trim's offset of each column, once for an input vector: with the first of two phases."""
         offset = self._chip.tiles[step.tile].offset
         return offset if step.phase != "-" else np.zeros_like(offset)
 
-    def acc(self, layer: str, step: Acc, result: _Result, sums: dict[str, Float64]) -> None:
-        """Turn converted currents back into products with the weights, and add them to where their columns belong."""
+    def acc(self, layer: str, step: Acc, result: _Result, sums: dict[str, Float64], windows: int) -> None:
+        """Turn converted currents back into products with the weights, and add them to where their columns belong.
+
+        The register has all `windows`; a copy's results go to its own.
+        """
         program = self._chip.program
         table, tensors = program.layers[layer], program.tile_tensors[step.tile]
         if step.into not in sums:
-            sums[step.into] = np.zeros((len(result.current), table.groups * table.cols))
+            sums[step.into] = np.zeros((windows, table.groups * table.cols))
         unit = self._chip.result_unit(layer) * (1 if result.phase != "-" else -1)
-        sums[step.into][:, tensors.col_map] += result.current * (tensors.col_sign * tensors.scale * tensors.gain * unit)
+        factor = tensors.col_sign * tensors.scale * tensors.gain * unit
+        sums[step.into][np.ix_(result.windows, tensors.col_map)] += result.current * factor
 
     def residue(self, layer: str, step: Residue, codes: Float64, start: int, sums: dict[str, Float64]) -> None:
         """Add the products with the weights in digital memory whose rows were loaded; exact layers need none."""

@@ -62,6 +62,7 @@ class LayerReport(_Record):
     cols: int = Field(description="signed weights a row of one group")
     windows: int = Field(description="input vectors of one sample")
     tiles: int = Field(description="logical tiles")
+    copies: int = Field(default=1, description="of its matrix, which share out the windows of a sample")
     arrays: int = Field(description="physical arrays")
     cells: int = Field(description="physical cells that hold weights, both devices of a pair counted")
     utilisation: float = Field(description="share of the cells of its arrays that hold its weights")

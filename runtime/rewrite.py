@@ -44,7 +44,8 @@ def check_rewritable(program: TileProgram) -> None:
     if program.tables.predistorted:
         hint = "compile it without: predistort=False, or --no-predistort"
         raise ProgramError(subject, "must hold the weights' own targets, and holds pre-distorted ones", hint=hint)
-    parts = program.spec.array.slices * max((layer.replicas for layer in program.tables.layers), default=1)
+    pairs = max((layer.replicas * layer.copies for layer in program.tables.layers), default=1)
+    parts = program.spec.array.slices * pairs
     if program.faults is not None and parts > 1:
         hint = "train the program as it was before it was mapped, for any chip"
         requirement = "must hold each weight on one pair, mapped around the failed devices of a chip"

@@ -14,6 +14,8 @@ Index = Annotated[int, Field(ge=0, le=2**40)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Extents = tuple[Annotated[int, Field(ge=1, le=2**24)], ...]
 Margins = tuple[Annotated[int, Field(ge=0, le=2**24)], ...]
+MOST_COPIES = 4096
+"""Of a layer's matrix."""
 Phase = Literal["both", "+", "-"]
 """Input phase of an MVM: both signs at once (bipolar or unsigned inputs), or one part of a two-phase input."""
 
@@ -48,7 +50,8 @@ class Layer(Row):
     """What a loop computes: the matrix of one ONNX node (of the same name), `groups` times `(rows, cols)`.
 
     With replicas every block of the matrix lies on so many tiles, whose results are averaged: the scale of each is that
-    of its weights, divided by `replicas`.
+    of its weights, divided by `replicas`. With copies the matrix lies on the chip so many times, and each copy takes a
+    band of a sample's windows (`window_bands`).
     """
 
     name: Name
@@ -60,6 +63,13 @@ class Layer(Row):
     full_scale: Positive = Field(description="input of the largest DAC code (of v_read where the DAC is ideal)")
     signed: bool = Field(description="whether the DAC takes negative inputs")
     replicas: Annotated[int, Field(ge=1, le=16)] = 1
+    copies: Annotated[int, Field(ge=1, le=MOST_COPIES)] = 1
+
+
+def window_bands(windows: int, copies: int) -> tuple[range, ...]:
+    """The windows of one sample that each copy takes, in order; the last ones may have fewer, or none."""
+    each = -(-windows // copies)
+    return tuple(range(min(one * each, windows), min((one + 1) * each, windows)) for one in range(copies))
 
 
 class Gather(Row):
@@ -126,6 +136,7 @@ class Tile(Row):
     cols: Count
     slice: Annotated[int, Field(ge=0, lt=16)] = 0
     replica: Annotated[int, Field(ge=0, lt=16)] = 0
+    copy_number: Annotated[int, Field(ge=0, lt=MOST_COPIES)] = 0
     adc_range: tuple[Positive, ...] = Field(
         default=(), max_length=2, description="largest converted current of each phase, amperes; empty when not needed"
     )
@@ -143,7 +154,10 @@ class Load(Row):
 
 
 class Mvm(Row):
-    """Drive a tile with the codes of `source`: array, readout, ADC; the codes go to register `into`."""
+    """Drive a tile with the codes of `source`: array, readout, ADC; the codes go to register `into`.
+
+    A tile of a copy is driven in that copy's windows only; registers hold these.
+    """
 
     op: Literal["mvm"] = "mvm"
     into: Name

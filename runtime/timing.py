@@ -1,7 +1,8 @@
 """When each instruction of a program runs: one place for what is executed, reported and compared.
 
 An array is driven with one vector at a time: tiles on it that take the same inputs on the same word lines are read at
-once, others one after another; different arrays run side by side. A step takes a read for each digit of the inputs,
+once, others one after another; different arrays run side by side, and so do copies of a matrix, each on its band of the
+windows. A step takes a read for each digit of the inputs,
 with the conversions of the columns that share an ADC (``physics.md`` section 7). A loop is as long as its busiest
 array, or as moving its vectors.
 """
@@ -16,7 +17,7 @@ import networkx as nx
 from hwspec.costs import conversion_time
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
-from runtime.tables import Host, Loop, Mvm
+from runtime.tables import Host, Loop, Mvm, window_bands
 
 DIGITAL = -1
 """The resource of digital segments, beside the numbers of arrays."""
@@ -139,10 +140,15 @@ def loop_stage(program: TileProgram, loop: Loop) -> Stage:
     spec, layer = program.spec, program.layers[loop.layer]
     step_time = spec.periphery.digits(layer.signed) * read_time(spec)
     per_site = spec.array.arrays_per_site
-    drives = {(program.tiles[step.tile].array, *_drive(program, step)) for step in loop.body if step.op == "mvm"}
-    steps = Counter(array for array, *_ in drives)
-    busy = {array: count * loop.windows * step_time for array, count in steps.items()}
-    vector_time = max(steps.values()) * step_time
+    steps = [step for step in loop.body if step.op == "mvm"]
+    of_copies = Counter(
+        (copy, array) for copy, array, *_ in {(*_where(program, step), *_drive(program, step)) for step in steps}
+    )
+    bands = window_bands(loop.windows, layer.copies)
+    busy: dict[int, float] = {}
+    for (copy, array), count in of_copies.items():
+        busy[array] = busy.get(array, 0.0) + count * len(bands[copy]) * step_time
+    vector_time = max(of_copies.values()) * step_time
     tiles = tiles_of(spec, len(busy) * per_site)
     rate = min(spec.costs.buffer.rate, spec.costs.link.rate) * tiles
     computed, moved = max(busy.values()), loop.windows * sum(moved_bytes(program, loop)) / rate
@@ -154,6 +160,12 @@ def loop_stage(program: TileProgram, loop: Loop) -> Stage:
         vector_time=vector_time,
         limit="transfer" if moved > computed else limit,
     )
+
+
+def _where(program: TileProgram, step: Mvm) -> tuple[int, int]:
+    """Copy and first array of the tile of a step."""
+    tile = program.tiles[step.tile]
+    return tile.copy_number, tile.array
 
 
 def _drive(program: TileProgram, step: Mvm) -> tuple[str, str, bytes, bytes]:

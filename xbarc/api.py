@@ -160,8 +160,8 @@ def remap(
         The chip that the result is for: its failed devices, as its test sees them, are mapped around. None is any chip
         of the spec.
     share_arrays
-        Which small tiles share arrays: ``"none"``, those of one ``"layer"``, or those of ``"all"`` layers. True and
-        False stand for ``"layer"`` and ``"none"``.
+        Which small tiles share arrays: ``"none"``, those of a layer with the same ``"inputs"``, those of one
+        ``"layer"``, or those of ``"all"`` layers. True and False stand for ``"layer"`` and ``"none"``.
     predistort
         Whether targets undo the resistance of wires.
     steps

@@ -96,7 +96,8 @@ def _report_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]
     for layer, told in zip(tables.layers, report.layers, strict=True):
         tiles = [tile for tile in tables.tiles if tile.layer == layer.name]
         arrays = len({tile.array for tile in tiles}) * array.arrays_per_site
-        cells = array.devices_per_weight * array.slices * layer.replicas * layer.groups * layer.rows * layer.cols
+        weights = layer.replicas * layer.copies * layer.groups * layer.rows * layer.cols
+        cells = array.devices_per_weight * array.slices * weights
         counted = (layer.op, layer.groups, layer.rows, layer.cols, len(tiles), arrays, cells)
         if counted != (told.op, told.groups, told.rows, told.cols, told.tiles, told.arrays, told.cells):
             yield f"the report on layer {layer.name!r} does not count what the program holds"

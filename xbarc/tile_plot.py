@@ -57,9 +57,8 @@ def plot_tile(view: TileView, path: Path) -> None:
 def draw_tile(figure: "Figure", view: TileView) -> None:
     """Draw the four panels into an empty figure."""
     tile = view.tile
-    part = "".join(
-        f", {what} {number}" for what, number in (("slice", tile.slice), ("replica", tile.replica)) if number
-    )
+    numbers_of = {"slice": tile.slice, "replica": tile.replica, "copy": tile.copy_number}
+    part = "".join(f", {what} {number}" for what, number in numbers_of.items() if number)
     numbers = list(dict.fromkeys(str(number) for number, _, _ in view.places))
     arrays = f"array{'s' * (len(numbers) > 1)} {' and '.join(numbers)}"
     figure.suptitle(f"tile {tile.name} of layer {tile.layer}{part}: {tile.rows}x{tile.cols} weights on {arrays}")

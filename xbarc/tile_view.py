@@ -89,7 +89,9 @@ def view_tile(program: TileProgram, name: str) -> TileView:
     group, start = divmod(program.tile_starts[name], layer.rows)
     columns = tensors.col_map - group * layer.cols
     weights = program.weights[tile.layer].astype(np.float64)
-    error = (program.decoded_weights(tile.layer) - weights)[group, start : start + tile.rows, columns].T
+    error = (program.decoded_weights(tile.layer, copy=tile.copy_number) - weights)[
+        group, start : start + tile.rows, columns
+    ].T
     full = np.abs(weights[group][:, columns]).max(0)
     residual = np.empty((tile.rows, tile.cols))
     residual[tensors.row_map] = error * tensors.col_sign / np.where(full > 0, full, 1.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from compiler.pipeline import run_passes
 from hwspec.effects import QUANTISATION, active_effects
 from hwspec.errors import DataError
 from runtime.check import check_program
-from runtime.geometry import gather_vectors, scatter_vectors, window_shape
+from runtime.geometry import copy_windows, gather_vectors, scatter_vectors, window_shape
 from runtime.inputs import bind_inputs
 from runtime.program import TileProgram
 from runtime.programming import program_chip
@@ -190,10 +191,14 @@ def _check_layers(
     loops = {loop.layer: loop for loop in program.tables.loops}
     checks = []
     for layer in fresh.layers:
-        decoded = program.decoded_weights(layer.name, r_access=0.0)  # the chip has no effects but these
+        # The chip has no effects but these.
+        decoded = [
+            program.decoded_weights(layer.name, r_access=0.0, copy=number)
+            for number in range(program.layers[layer.name].copies)
+        ]
         worst, conversions, clipped = 0.0, 0, 0
         for batch in values:
-            watch = _Watch(program)
+            watch = _Watch(program, prod(window_shape(layer.gather, batch[layer.source].shape)))
             buffers = {layer.source: batch[layer.source]}
             Reference(chip, watch).loop(loops[layer.name], buffers)
             ratio = _layer_error(program, layer, decoded, batch[layer.source], buffers[layer.target], watch)
@@ -201,7 +206,7 @@ def _check_layers(
         checks.append(
             LayerCheck(
                 name=layer.name,
-                weight_error=_weight_error(program, layer, decoded),
+                weight_error=max(_weight_error(program, layer, one) for one in decoded),
                 output_error=worst,
                 conversions=conversions,
                 clipped=clipped,
@@ -229,8 +234,8 @@ def _weight_error(program: TileProgram, layer: MatrixLayer, decoded: Float64) ->
 class _Watch:
     """Adds up what each conversion of a loop may be wrong by, in units of the result."""
 
-    def __init__(self, program: TileProgram) -> None:
-        self._program = program
+    def __init__(self, program: TileProgram, windows: int) -> None:
+        self._program, self._windows = program, windows
         self.allowed: Float64 = np.zeros((1, 1))
         self.conversions = self.clipped = 0
 
@@ -239,7 +244,7 @@ class _Watch:
         layer, tile = program.layers[conversion.layer], program.tiles[conversion.tile]
         tensors = program.tile_tensors[tile.name]
         if self.allowed.shape == (1, 1):
-            self.allowed = np.zeros((len(conversion.current), layer.groups * layer.cols))
+            self.allowed = np.zeros((self._windows, layer.groups * layer.cols))
         if conversion.adc is None:
             return
         adc, lsbs = conversion.adc, conversion.current / conversion.adc.lsb
@@ -247,13 +252,14 @@ class _Watch:
         excess = np.maximum(lsbs - adc.high, adc.low - lsbs)
         self.clipped += int((excess > 0.5).sum())
         unit = layer.full_scale / (program.spec.weight_span * program.spec.periphery.v_read) * abs(conversion.weight)
-        self.allowed[:, tensors.col_map] += np.maximum(0.5, excess) * (adc.lsb * unit * tensors.scale * tensors.gain)
+        at, unit = np.ix_(conversion.windows, tensors.col_map), adc.lsb * unit
+        self.allowed[at] += np.maximum(0.5, excess) * (unit * tensors.scale * tensors.gain)
 
 
 def _layer_error(
     program: TileProgram,
     layer: MatrixLayer,
-    decoded: Float64,
+    decoded: list[Float64],
     x: npt.NDArray[Any],
     got: npt.NDArray[Any],
     watch: _Watch,
@@ -264,9 +270,15 @@ def _layer_error(
     code_max = program.spec.periphery.input_code_max(table.signed)
     codes = input_codes(vectors, table.full_scale, code_max, table.signed) * (table.full_scale / (code_max or 1))
     grouped = codes.reshape(len(codes), table.groups, table.rows)
-    exact = np.einsum("wgk,gkn->wgn", grouped, decoded, optimize=True).reshape(len(codes), -1)
-    size = np.einsum("wgk,gkn->wgn", np.abs(grouped), np.abs(decoded), optimize=True).reshape(len(codes), -1)
     shape = window_shape(layer.gather, x.shape)
+    exact, size = np.zeros((2, len(codes), table.groups * table.cols))
+    for number, (windows, held) in enumerate(zip(copy_windows(shape, table.copies), decoded, strict=True)):
+        vectors_of, shift = grouped[windows], program.copy_shift(layer.name, number)
+        product = np.einsum("wgk,gkn->wgn", vectors_of, held, optimize=True).reshape(len(windows), -1)
+        exact[windows] = product if shift is None else product + shift
+        size[windows] = np.einsum("wgk,gkn->wgn", np.abs(vectors_of), np.abs(held), optimize=True).reshape(
+            len(windows), -1
+        )
     none = np.zeros_like(layer.bias)
     with np.errstate(over="ignore"):  # what the buffer's type does not hold is infinite there, and is meant to be
         expected = (

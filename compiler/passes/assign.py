@@ -14,6 +14,7 @@ from compiler.raised_pairs import CommonMode
 from compiler.step_errors import FIRST, StepErrors
 from compiler.steps import ALL
 from compiler.strips import takes_bias
+from hwspec.errors import DataError
 from runtime.pairs import PairRules, site_pairs
 from runtime.physics.wires import share_out
 from runtime.quantize import Float64, WeightCode, is_off
@@ -102,9 +103,10 @@ class _Piece:
         return self.moments.mean[self.moments.within(self.blocks[0].rows)]
 
     @property
-    def key(self) -> tuple[int, int, int]:
+    def key(self) -> tuple[int, int, int, int]:
         """Alike for pieces of the same columns whose inputs' covariance is known together."""
-        return self.blocks[0].group, self.moments.rows.start, self.blocks[0].cols.start
+        block = self.blocks[0]
+        return block.copy, block.group, self.moments.rows.start, block.cols.start
 
 
 def _around_failures(mapping: Mapping, steps: Collection[str], progress: Callable[[int, int], None] | None) -> Mapping:
@@ -128,9 +130,9 @@ def _pieces(
     sites = bare
     if mapping.gated:
         sites = {number: site_pairs(mapping.spec, mapping.faults, number, mapping.gated) for number in bare}
-    found: dict[tuple[int, int, int], list[int]] = {}
+    found: dict[tuple[int, int, int, int], list[int]] = {}
     for number, block in enumerate(grid.blocks):
-        found.setdefault((block.group, block.rows.start, block.cols.start), []).append(number)
+        found.setdefault((block.copy, block.group, block.rows.start, block.cols.start), []).append(number)
     moments_of_group = [Moments.of_group(mapping.statistics[layer.name], grid, group) for group in range(grid.groups)]
     weightings: dict[tuple[int, int], tuple[Moments, Float64]] = {}
     for numbers in found.values():
@@ -175,6 +177,9 @@ def _assign_layer(
         errors = errors.then("bias", _sums(pieces))
     size = layer.weight.size
     budget = int(np.ceil(mapping.spec.periphery.residue * size)) if "residue" in steps else 0
+    if budget and mapping.grids[layer.name].copies > 1:
+        hint = "leave out the step residue (--without-steps residue)"
+        raise DataError(f"layer {layer.name!r}", "must have one copy for digital memory to correct weights", hint=hint)
     pinned = [np.zeros(piece.held.target.shape, bool) for piece in pieces]
     if budget:
         pinned = worst_weights([(piece.held, piece.weighting, piece.scale) for piece in pieces], budget)
@@ -193,13 +198,17 @@ def _assign_layer(
                 pieces[at].held = one
 
     share_out(len(columns), make_up)
-    residue, shift = np.zeros(layer.weight.shape), np.zeros((layer.weight.shape[0], layer.weight.shape[2]))
+    groups, _, cols = layer.weight.shape
+    residue, shift = np.zeros(layer.weight.shape), np.zeros((mapping.grids[layer.name].copies, groups, cols))
     for piece, fixed in zip(pieces, pinned, strict=True):
         block, held = piece.blocks[0], piece.held
         left = held.target - held.value
-        residue[block.group, block.rows, block.cols] = (left * fixed * piece.scale[:, None]).T
+        if budget:
+            residue[block.group, block.rows, block.cols] = (left * fixed * piece.scale[:, None]).T
         if "bias" in steps and takes_bias(layer):
-            shift[block.group, block.cols] += held.failed.any(1) * piece.scale * ((left * ~fixed) @ piece.mean)
+            shift[block.copy, block.group, block.cols] += (
+                held.failed.any(1) * piece.scale * ((left * ~fixed) @ piece.mean)
+            )
         piece.held = replace(held, value=np.where(fixed, held.target, held.value))
     if errors is not None:
         # All rows of a column decide together whether its closed form is taken: the last step was told block by block.
@@ -266,7 +275,7 @@ def _sides(targets: Targets, rules: PairRules) -> tuple[npt.NDArray[Any], ...]:
 
 def _columns(pieces: list[_Piece]) -> list[list[int]]:
     """Numbers of the pieces whose errors add up in the same columns, by an input covariance known together."""
-    together: dict[tuple[int, int, int], list[int]] = {}
+    together: dict[tuple[int, int, int, int], list[int]] = {}
     for at, piece in enumerate(pieces):
         together.setdefault(piece.key, []).append(at)
     return list(together.values())

@@ -93,6 +93,7 @@ def _layer(mapping: Mapping, layer: MatrixLayer) -> Layer:
         full_scale=quantized.full_scale,
         signed=quantized.signed,
         replicas=mapping.replicas,
+        copies=mapping.grids[layer.name].copies,
     )
 
 
@@ -109,6 +110,7 @@ def _tiles(mapping: Mapping, layer: MatrixLayer, names: tuple[str, ...]) -> Iter
             cols=cols,
             slice=block.slice,
             replica=block.replica,
+            copy_number=block.copy,
             adc_range=adc_range,
         )
 

@@ -14,7 +14,7 @@ from compiler.gating import gate_lines
 from compiler.mapping import Mapping, MatrixLayer, Placement
 from compiler.moments import Moments, known_whole, moments_of
 from compiler.orders import Order
-from compiler.packing import Share, Territory, pack_layers, sites_of
+from compiler.packing import Share, Territory, pack_grids, sites_of
 from compiler.step_errors import FIRST, Errors, StepErrors, joint_errors, squared
 from compiler.steps import ALL
 from compiler.strips import Strip, layer_strips, order_strip, placement_of, start_strip, takes_bias
@@ -53,8 +53,8 @@ class Place:
 
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `placements`; with failures known also `gated` and `step_errors`."""
-        territories = pack_layers(
-            {layer.name: [block.shape for block in mapping.grids[layer.name].blocks] for layer in mapping.layers},
+        territories = pack_grids(
+            {layer.name: mapping.grids[layer.name] for layer in mapping.layers},
             mapping.spec.array,
             share=self.share,
             spares=mapping.faults is not None and "spares" in self.steps,
@@ -173,11 +173,11 @@ def _around_failures(
 
 def _joint_rows(mapping: Mapping, strips: list[Strip]) -> list[list[int]]:
     """Numbers of the strips whose inputs' covariance is known together."""
-    found: dict[tuple[str, int, int], list[int]] = {}
+    found: dict[tuple[str, int, int, int], list[int]] = {}
     for at, strip in enumerate(strips):
         block, grid = strip.blocks[0], mapping.grids[strip.layer]
         whole = known_whole(mapping.statistics[strip.layer], grid)
-        found.setdefault((strip.layer, block.group, 0 if whole else block.rows.start), []).append(at)
+        found.setdefault((strip.layer, block.copy, block.group, 0 if whole else block.rows.start), []).append(at)
     return list(found.values())
 
 

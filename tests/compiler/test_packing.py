@@ -128,8 +128,8 @@ def test_who_shares_is_chosen_by_name_or_switch() -> None:
     assert [chosen_share(value) for value in (True, False, "none", "layer", "all")] == [
         "layer", "none", "none", "layer", "all",
     ]  # fmt: skip
-    with pytest.raises(DataError, match="must be one of none, layer, all, not 'layers'; did you mean 'layer'"):
+    with pytest.raises(DataError, match="must be one of none, inputs, layer, all, not 'layers'; did you mean 'layer'"):
         chosen_share("layers")
     for value in (None, 1, "xyz"):
-        with pytest.raises(DataError, match="must be one of none, layer, all"):
+        with pytest.raises(DataError, match="must be one of none, inputs, layer, all"):
             chosen_share(value)

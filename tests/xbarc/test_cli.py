@@ -229,11 +229,11 @@ def test_who_shares_arrays(xbarc: Run, program: Path) -> None:
     """Of one layer or of all; the summary says how many arrays are shared by layers, and verify holds it to that."""
     wide = ("--set", "array.rows=256", "--set", "array.cols=256")
     told = {}
-    for share in ("none", "layer", "all"):
+    for share in ("none", "inputs", "layer", "all"):
         assert xbarc("compile", DIGITS, "-o", f"{share}.xbar", "--share", share, *wide).code == 0
         told[share] = load_program(Path(f"{share}.xbar")).report.totals
-    assert told["all"].arrays < told["layer"].arrays < told["none"].arrays
-    assert [told[share].shared_arrays > 0 for share in told] == [False, False, True]
+    assert told["all"].arrays < told["layer"].arrays <= told["inputs"].arrays <= told["none"].arrays
+    assert [told[share].shared_arrays > 0 for share in told] == [False, False, False, True]
     assert xbarc("verify", "all.xbar").code == 0
     line = f"shared by layers      {told['all'].shared_arrays} arrays; layers on one array cannot run at the same time"
     assert line in xbarc("inspect", "all.xbar").out
@@ -246,12 +246,46 @@ def test_who_shares_arrays(xbarc: Run, program: Path) -> None:
     around = xbarc("compile", DIGITS, "-o", "c.xbar", "--share", "all", *wide, "--chip-seed", "1", "--json").json
     assert around["totals"]["arrays"] == told["all"].arrays
     refusal(
-        xbarc("compile", DIGITS, "-o", "x.xbar", "--share", "layers"), 2, "none, layer, all", "did you mean 'layer'"
+        xbarc("compile", DIGITS, "-o", "x.xbar", "--share", "layers"),
+        2,
+        "none, inputs, layer, all",
+        "did you mean 'layer'",
     )
     for verb in (("compile", DIGITS), ("map", program)):
         for switch in ("--share-arrays", "--no-share-arrays"):
             done = xbarc(*verb, "-o", "x.xbar", "--share", "all", switch)
             refusal(done, 2, f"--share and {switch} must not be given together")
+
+
+def test_copies_share_out_windows(xbarc: Run) -> None:
+    """A number for every layer, numbers by layer, or what makes the pipeline fastest within a budget."""
+    names = [layer.name for layer in load_program(Path(xbarc_digits(xbarc, "a.xbar"))).tables.layers]
+    told = {}
+    for copies in (("--copies", "2"), ("--copies", f"{names[0]}=3", "--copies", f"{names[1]}=2")):
+        told[copies] = xbarc("compile", DIGITS, "-o", "b.xbar", *copies, "--json").json["layers"]
+    assert [[layer["copies"] for layer in layers[:3]] for layers in told.values()] == [[2, 2, 2], [3, 2, 1]]
+    balanced = xbarc("compile", DIGITS, "-o", "c.xbar", "--copies", "balance", "--array-budget", "40")
+    assert balanced.code == 0
+    assert xbarc("verify", "c.xbar").code == 0
+    assert load_program(Path("c.xbar")).arrays <= 40
+    faster, one = (xbarc("report", name, "--json").json["pipelined"]["interval"] for name in ("c.xbar", "a.xbar"))
+    assert faster < one
+    around = xbarc("compile", DIGITS, "-o", "d.xbar", "--copies", "balance", "--array-budget", "40", "--chip-seed", "1")
+    assert around.code == 0
+    for given, hints in (
+        (("many",), ("LAYER=NUMBER, or balance",)),
+        (("2", "3"), ("LAYER=NUMBER",)),
+        ((f"{names[0]}=2", f"{names[0]}=3"), ("each layer once",)),
+        (("balance",), ("--array-budget",)),
+        (("conv=2",), ("must be of a layer of the model",)),
+    ):
+        options = [part for text in given for part in ("--copies", text)]
+        refusal(xbarc("compile", DIGITS, "-o", "x.xbar", *options), 2, *hints)
+
+
+def xbarc_digits(xbarc: Run, name: str) -> str:
+    assert xbarc("compile", DIGITS, "-o", name).code == 0
+    return name
 
 
 def test_compile_seed(xbarc: Run, small: Path) -> None:

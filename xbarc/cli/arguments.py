@@ -37,7 +37,7 @@ ShareWith = Annotated[
     typer.Option(
         "--share",
         metavar="TILES",
-        help="Small tiles that share arrays: none, those of one layer (default), or those of all layers.",
+        help="Small tiles that share arrays: none, those with the same inputs, those of one layer (default), or all.",
     ),
 ]
 Predistort = Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")]

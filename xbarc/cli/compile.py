@@ -26,7 +26,14 @@ from xbarc.cli.arguments import (
     parse_normalize,
     parse_shapes,
 )
-from xbarc.cli.mapping import arrays_needed, chip_to_map_for, note_whole_chip, parse_share, parse_steps
+from xbarc.cli.mapping import (
+    arrays_needed,
+    chip_to_map_for,
+    note_whole_chip,
+    parse_copies,
+    parse_share,
+    parse_steps,
+)
 from xbarc.cli.output import emit_json, note, progress_bar, say
 
 _LIKE = "Put the model's weights onto this program's tiles, with its scales, ranges and placement."
@@ -60,6 +67,17 @@ def compile_(
     replicas: Annotated[
         int, typer.Option(min=1, max=16, help="Tiles that hold each block of a matrix; their results are averaged.")
     ] = 1,
+    copies: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COPIES",
+            help="Copies of matrices, which share out a sample's windows: a number for every layer, LAYER=NUMBER "
+            "(repeat for more), or balance for what makes the pipeline fastest.",
+        ),
+    ] = None,
+    array_budget: Annotated[
+        int | None, typer.Option(min=1, help="Arrays to balance copies within (default: those of the chip).")
+    ] = None,
     robust: Robust = True,
     fuse_batchnorm: Annotated[bool, typer.Option(help="Fuse batch normalisation into layers.")] = True,
     source: Annotated[bool, typer.Option(help="Keep the model in the program; later verbs need it.")] = True,
@@ -93,6 +111,8 @@ def compile_(
         steps=parse_steps(steps, without_steps),
         robust=robust,
         replicas=replicas,
+        copies=parse_copies(copies or []),
+        array_budget=array_budget,
         fuse_batchnorm=fuse_batchnorm,
         keep_source=source,
     )
@@ -101,7 +121,8 @@ def compile_(
     loaded = load_model(model)
 
     def needed() -> int:
-        parted = run_compile(loaded, hardware, options, None, stop_after="partition")
+        last = "partition" if options.copies == 1 else "duplicate"
+        parted = run_compile(loaded, hardware, options, None if last == "partition" else batches, stop_after=last)
         return arrays_needed(parted.mapping, shared)
 
     written = output or str(Path(model).with_suffix(".xbar"))

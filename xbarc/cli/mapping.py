@@ -10,6 +10,7 @@ from xbarc.cli.output import note
 if TYPE_CHECKING:
     from compiler.mapping import Mapping
     from compiler.packing import Share
+    from compiler.passes.duplicate import Copies
     from hwspec.chip import Chip
     from hwspec.spec import HardwareSpec
     from runtime.program import TileProgram
@@ -33,6 +34,34 @@ def parse_steps(steps: str | None, without: str | None) -> frozenset[str]:
     elif names and {"all", "none"} & set(names):
         raise DataError("--steps", "must be all or none alone, or the names of some steps", got=steps)
     return chosen_steps(names, parse_names(without) or [])
+
+
+def parse_copies(given: list[str]) -> "Copies":
+    """Copies of matrices, of ``--copies``: one number, ``balance``, or numbers by layer.
+
+    Raises
+    ------
+    DataError
+        If it is none of these.
+    """
+    if not given:
+        return 1
+    if len(given) == 1 and "=" not in given[0]:
+        (text,) = given
+        if text == "balance":
+            return "balance"
+        if text.isdecimal():
+            return int(text)
+        raise DataError("--copies", "must be a number, LAYER=NUMBER, or balance", got=text)
+    found: dict[str, int] = {}
+    for text in given:
+        name, equals, count = text.rpartition("=")
+        if not (equals and name and count.isdecimal()):
+            raise DataError("--copies", "must be LAYER=NUMBER where it is given more than once", got=text)
+        if name in found:
+            raise DataError("--copies", "must name each layer once", got=name)
+        found[name] = int(count)
+    return found
 
 
 def parse_share(share: str | None, share_arrays: bool | None) -> "Share":
@@ -88,11 +117,11 @@ def chip_to_map_for(
 
 def arrays_needed(mapping: "Mapping", share: "Share") -> int:
     """Physical arrays that a mapping will take, once the pass `partition` has run."""
-    from compiler.packing import pack_layers, sites_of
+    from compiler.packing import pack_grids, sites_of
 
     array = mapping.spec.array
-    shapes = {layer.name: [block.shape for block in mapping.grids[layer.name].blocks] for layer in mapping.layers}
-    return sites_of(pack_layers(shapes, array, share=share, spares=False)) * array.arrays_per_site
+    grids = {layer.name: mapping.grids[layer.name] for layer in mapping.layers}
+    return sites_of(pack_grids(grids, array, share=share, spares=False)) * array.arrays_per_site
 
 
 def replicas_of(program: "TileProgram") -> int:

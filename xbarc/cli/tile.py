@@ -15,8 +15,8 @@ def print_tile(view: TileView) -> None:
     start, stop = view.rows
     whole = f", group {view.group}" if view.group else ""
     say(f"holds       rows {start} to {stop - 1}, columns {ranges(sorted(view.cols))}{whole}")
-    if tile.slice or tile.replica:
-        say(f"            slice {tile.slice}, replica {tile.replica}")
+    if tile.slice or tile.replica or tile.copy_number:
+        say(f"            slice {tile.slice}, replica {tile.replica}, copy {tile.copy_number}")
     for side, (array, rows, cols) in zip(("plus", "minus"), view.places, strict=False):
         say(f"{side:<11} array {array}, word lines {ranges(rows.tolist())}, bit lines {ranges(cols.tolist())}")
     turned = int((view.sign < 0).sum())
