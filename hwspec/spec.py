@@ -207,17 +207,22 @@ class HardwareSpec(BaseModel):
 
     def with_fields(self, values: Mapping[str, object]) -> Self:
         """A validated copy with fields given by dotted name, e.g. ``{"periphery.adc_bits": 6}``."""
-        known = dict(self.fields())
+        self.check_names(values)
         update: dict[str, Any] = {}
         for path, value in values.items():
-            if path not in known:
-                raise SpecError(path, "is no field of the spec", hint=_close(path, known))
             section = update
             *parents, leaf = path.split(".")
             for parent in parents:
                 section = section.setdefault(parent, {})
             section[leaf] = value
         return self.model_copy(update=update)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise `SpecError` for the first of these dotted names that is no field."""
+        known = dict(self.fields())
+        for path in names:
+            if path not in known:
+                raise SpecError(path, "is no field of the spec", hint=_close(path, known))
 
     def fields(self) -> Iterator[tuple[str, object]]:
         """Dotted name and value of every field but `sources`."""

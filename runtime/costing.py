@@ -17,6 +17,7 @@ from runtime.quantize import Float64, input_codes, input_digit
 from runtime.tables import Loop, window_bands
 from runtime.timing import (
     Schedule,
+    Stage,
     channels,
     columns_per_adc,
     digital_operations,
@@ -120,11 +121,10 @@ def cost(program: TileProgram) -> CostReport:
     spec, tables = program.spec, program.tables
     piped, serial = schedule(program), schedule(program, pipelined=False)
     draws = _line_conductances(program)
-    loops = {loop.layer: loop for loop in tables.loops}
     layers = tuple(
-        _layer(program, loops[stage.name], start, piped, draws)
-        for stage, start in zip(piped.stages, piped.starts, strict=True)
-        if stage.name in loops
+        _layer(program, step, stage, start, draws)
+        for step, stage, start in zip(tables.instructions, piped.stages, piped.starts, strict=True)
+        if isinstance(step, Loop)  # a layer may have the name of a digital segment
     )
     dynamic = {name: math.fsum(layer.energy[name] for layer in layers) for name in COMPONENTS[:-1]}
     operations = digital_operations(program)
@@ -266,7 +266,7 @@ def _duties(program: TileProgram, layer: str) -> Float64:
     return found
 
 
-def _layer(program: TileProgram, loop: Loop, start: float, found: Schedule, draws: Mapping[int, Float64]) -> LayerCost:
+def _layer(program: TileProgram, loop: Loop, stage: Stage, start: float, draws: Mapping[int, Float64]) -> LayerCost:
     spec, row = program.spec, program.layers[loop.layer]
     costs, periphery, array = spec.costs, spec.periphery, spec.array
     digits = periphery.digits(row.signed)
@@ -288,7 +288,6 @@ def _layer(program: TileProgram, loop: Loop, start: float, found: Schedule, draw
         read_energy = periphery.v_read**2 * costs.t_read * _drawn(program, loop, shares, draws)
     moved = loop.windows * sum(moved_bytes(program, loop))
     a_conversion = 0.0 if periphery.adc_bits is None else adc_energy(costs.adc, periphery.adc_bits, costs.node)
-    stage = next(stage for stage in found.stages if stage.name == loop.layer)
     report = next(layer for layer in program.report.layers if layer.name == loop.layer)
     return LayerCost(
         name=loop.layer,

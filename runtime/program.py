@@ -1,5 +1,6 @@
 """The tile program: what the compiler emits and everything else runs, verifies and reports."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,6 +94,17 @@ class TileProgram:
     def arrays(self) -> int:
         """Physical arrays that the program addresses."""
         return self.tables.arrays
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of what runs: tables (which hold the hashes of the model and of failed devices), tensors, segments."""
+        digest = hashlib.sha256(self.tables.model_dump_json().encode())
+        for name, values in sorted(self.tensors.items()):
+            digest.update(f"{name} {values.dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        for name, segment in sorted(self.segments.items()):
+            digest.update(name.encode() + segment)
+        return digest.hexdigest()
 
     @cached_property
     def nominal_chip(self) -> Chip:

@@ -21,19 +21,24 @@ if TYPE_CHECKING:
     from hwspec.errors import XbarcError as XbarcError
     from hwspec.spec import HardwareSpec as HardwareSpec
     from runtime.augmentation import Augmentation as Augmentation
+    from runtime.costing import CostReport as CostReport
+    from runtime.costing import cost as cost
     from runtime.program import TileProgram as TileProgram
     from runtime.report import CompileReport as CompileReport
     from runtime.tuning import TuneOptions as TuneOptions
     from xbarc.api import Simulation as Simulation
     from xbarc.api import compile_model as compile
-    from xbarc.api import load as load
     from xbarc.api import remap as remap
     from xbarc.api import simulate as simulate
-    from xbarc.evaluation import EvalReport as EvalReport
+    from xbarc.eval_report import EvalReport as EvalReport
     from xbarc.evaluation import evaluate as evaluate
+    from xbarc.exploration import tune_spec as tune_spec
+    from xbarc.exploration_report import ExploreReport as ExploreReport
     from xbarc.finetuning import FinetuneResult as FinetuneResult
     from xbarc.finetuning import finetune as finetune
     from xbarc.finetuning import to_torch as to_torch
+    from xbarc.loading import load as load
+    from xbarc.page.build import report_page as report_page
     from xbarc.verification import VerifyReport as VerifyReport
     from xbarc.verification import verify_program as verify
 
@@ -58,8 +63,14 @@ _ROOMS = {
     "TuneOptions": "runtime.tuning",
     **dict.fromkeys(("FinetuneResult", "finetune", "to_torch"), "xbarc.finetuning"),
     "CompileReport": "runtime.report",
-    **dict.fromkeys(("Simulation", "load", "remap", "simulate"), "xbarc.api"),
-    **dict.fromkeys(("EvalReport", "evaluate"), "xbarc.evaluation"),
+    **dict.fromkeys(("CostReport", "cost"), "runtime.costing"),
+    "load": "xbarc.loading",
+    "report_page": "xbarc.page.build",
+    **dict.fromkeys(("Simulation", "remap", "simulate"), "xbarc.api"),
+    "EvalReport": "xbarc.eval_report",
+    "evaluate": "xbarc.evaluation",
+    "ExploreReport": "xbarc.exploration_report",
+    "tune_spec": "xbarc.exploration",
     "VerifyReport": "xbarc.verification",
 }
 _RENAMED = {"compile": ("xbarc.api", "compile_model"), "verify": ("xbarc.verification", "verify_program")}

@@ -15,13 +15,13 @@ from compiler.passes.calibrate import Batch, Batches
 from compiler.steps import chosen_steps
 from hwspec.chip import Chip
 from hwspec.effects import chosen_effects
-from hwspec.errors import ChipError, DataError, ProgramError, SpecError
+from hwspec.errors import ChipError, DataError, SpecError
 from hwspec.spec import HardwareSpec
-from runtime.archive import load_program
 from runtime.program import TileProgram
 from runtime.programming import ProgrammedChip, program_chip
 from runtime.tables import TensorInfo
 from xbarc.data.load import Dataset, load_data
+from xbarc.loading import load as load
 
 if TYPE_CHECKING:
     import onnx
@@ -191,18 +191,6 @@ def remap(
     if chip is not None:
         chip.check_fits(remapped.spec, remapped.arrays)
     return remapped
-
-
-def load(path: str | Path) -> TileProgram:
-    """Read a program from a file and validate it; raises `ProgramError` naming what is wrong."""
-    path = Path(path)
-    try:
-        return load_program(path)
-    except ProgramError:
-        if path.suffix.lower() == ".onnx" and path.is_file():
-            hint = f"compile it first: xbarc compile {path}"
-            raise ProgramError(f"program {path}", "must be a tile program, and is an ONNX model", hint=hint) from None
-        raise
 
 
 class Simulation:

@@ -33,6 +33,8 @@ COLOURS = {
     State.STUCK_LRS: "#ff7f0e",
 }
 """What stands for a state in figures."""
+GATED = "#444444"
+"""The same for devices that are gated off."""
 
 _BINS = 40
 _MICRO = 1e6

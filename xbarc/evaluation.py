@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from pydantic import BaseModel, ConfigDict, Field
 
 from compiler.compile import CompileOptions, remap_program
 from compiler.floatmodel import FloatModel
@@ -21,58 +20,12 @@ from runtime.program import TileProgram
 from runtime.programming import program_chip
 from xbarc.data.batches import run_batches
 from xbarc.data.load import Dataset
+from xbarc.eval_report import EvalReport, LayerEval
 
 Array = npt.NDArray[Any]
 _Outputs = dict[str, tuple[Array, int | None]]
 
 BOOTSTRAP = 2000
-
-
-class LayerEval(BaseModel):
-    """The metric with one layer on crossbars, and the rest in floating point."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    layer: str
-    value: float
-
-
-class EvalReport(BaseModel):
-    """Outcome of an evaluation: ``accuracy`` where there are labels, else ``relative_error`` against the model.
-
-    `ideal` is the program on a chip without failures, spread or noise; `chips` one value for each chip evaluated, the
-    first of seed `seed`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, populate_by_name=True)
-
-    metric: Literal["accuracy", "relative_error"]
-    float_: float = Field(alias="float", description="the original model in onnxruntime")
-    ideal: float
-    chips: tuple[float, ...]
-    mean: float = Field(description="over the chips")
-    std: float = Field(description="from chip to chip")
-    ci95: tuple[float, float] = Field(description="of the mean: bootstrap over chips and samples")
-    worst: float = Field(description="of the chips")
-    percentile5: float = Field(description="of the chips, on the worse side")
-    good_chips: tuple[float, ...] | None = Field(
-        description="each chip without failed devices, running the program for any chip"
-    )
-    drop: float | None = Field(description="by failures: mean over the chips of what they lose against themselves")
-    drop_ci95: tuple[float, float] | None = Field(description="of the drop, paired: bootstrap over chips and samples")
-    failed_devices: float = Field(description="mean share of the devices of the program's arrays")
-    failed_pairs: float = Field(description="mean share of their pairs")
-    remapped: bool = Field(description="whether the program was mapped for each chip")
-    samples: int
-    seed: int = Field(description="of the first chip")
-    seconds: float = Field(description="between programming and the reads")
-    effects: tuple[str, ...] = Field(description="physical effects that were on")
-    trim: dict[str, tuple[float, float]] | None = Field(
-        description="error of each layer's tiles on the first chip's known vectors, before and after its trim"
-    )
-    by_layer: tuple[LayerEval, ...] = ()
-    onnxruntime_segments: dict[str, str] = Field(description="digital segments without torch translation, and why")
-    warnings: tuple[str, ...]
 
 
 def evaluate(
@@ -196,6 +149,8 @@ def evaluate(
     lost = (of_good - of_chips) if accuracy else (of_chips - of_good)
     worse = np.sort(of_chips.mean(1)) if accuracy else -np.sort(-of_chips.mean(1))
     return EvalReport(
+        model=program.tables.model_name,
+        program_sha256=program.sha256,
         metric="accuracy" if accuracy else "relative_error",
         float_=float(_metric(data, truth, truth).mean()),
         ideal=float(ideal.mean()),

@@ -9,14 +9,12 @@ from hwspec.atomic import write_atomically
 from hwspec.errors import DataError
 from hwspec.failures import State
 from runtime.quantize import Float64
-from xbarc.chip_plot import COLOURS, FORMATS, name_of
+from xbarc.chip_plot import COLOURS, FORMATS, GATED, name_of
 from xbarc.tile_view import TileView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_GATED = "#444444"
 
 
 def plot_tile(view: TileView, path: Path) -> None:
@@ -89,7 +87,7 @@ def _draw_failures(axes: "Axes", view: TileView) -> None:
     off = len(State)
     shown = [np.where(gated, off, states) for states, gated in zip(view.states, view.gated, strict=True)]
     both = np.stack(shown, axis=2).reshape(view.tile.rows, -1)
-    colours = [*(COLOURS[state] for state in State), _GATED]
+    colours = [*(COLOURS[state] for state in State), GATED]
     extent = (-0.5, view.tile.cols - 0.5, view.tile.rows - 0.5, -0.5)
     axes.imshow(
         both,
@@ -112,7 +110,7 @@ def _draw_failures(axes: "Axes", view: TileView) -> None:
             keys.append(Patch(color=COLOURS[state], label=f"{name} ({' + '.join(map(str, numbers))})"))
     if any(gated.any() for gated in view.gated):
         numbers = [int(gated.sum()) for gated in view.gated]
-        keys.append(Patch(color=_GATED, label=f"gated off ({' + '.join(map(str, numbers))})"))
+        keys.append(Patch(color=GATED, label=f"gated off ({' + '.join(map(str, numbers))})"))
     axes.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False, fontsize="small")
     axes.set_title("failed devices: plus left, minus right in each cell" if len(view.states) > 1 else "failed devices")
     _name_axes(axes)

@@ -115,5 +115,24 @@ def view_tile(program: TileProgram, name: str) -> TileView:
     )
 
 
+def worst_tiles(program: TileProgram) -> dict[str, tuple[str, float]]:
+    """The tile of each layer with the largest root-mean-square residual, and that residual (as in `TileView`)."""
+    tiles: dict[str, list[Tile]] = {}
+    for name in program.tile_starts:
+        tiles.setdefault(program.tiles[name].layer, []).append(program.tiles[name])
+    found: dict[str, tuple[str, float]] = {}
+    for layer, own in tiles.items():
+        weights, shape = program.weights[layer].astype(np.float64), program.layers[layer]
+        full = np.abs(weights).max(1, keepdims=True)
+        squares = ((program.decoded_weights(layer) - weights) / np.where(full > 0, full, 1.0)) ** 2
+        for tile in own:
+            group, start = divmod(program.tile_starts[tile.name], shape.rows)
+            columns = program.tile_tensors[tile.name].col_map - group * shape.cols
+            rms = float(np.sqrt(squares[group, start : start + tile.rows].mean(0)[columns].mean()))
+            if layer not in found or rms > found[layer][1]:
+                found[layer] = tile.name, rms
+    return found
+
+
 def _few(names: list[str]) -> str:
     return f"{names[0]} to {names[-1]}" if len(names) > 8 else ", ".join(names)

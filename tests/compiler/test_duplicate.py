@@ -139,7 +139,7 @@ def vgg8() -> onnx.ModelProto:
         nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"], f"relu{number}"))
         source, channels = f"r{number}", results
         if number % 2:
-            pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+            pool: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
             nodes.append(helper.make_node("MaxPool", [source], [f"p{number}"], f"pool{number}", **pool))
             source = f"p{number}"
     nodes.append(helper.make_node("Flatten", [source], ["flat"], "flatten"))

@@ -20,7 +20,7 @@ from runtime.augmentation import Augmentation
 from runtime.tuning import TuneOptions
 from xbarc.cli.finetune import finetune_, parse_augmentation
 from xbarc.data.load import Dataset
-from xbarc.evaluation import EvalReport
+from xbarc.eval_report import EvalReport
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
 SHORT = ("--epochs", 2, "--batch", 16, "--lr", 0.02, "--average", 0.5)

@@ -67,3 +67,64 @@ def test_what_does_not_fit_says_by_how_much(folder: Path) -> None:
     _, err = run("compile", DIGITS, "-o", folder / "c.xbar", "--spec", spec, code=4)
     assert "too few" in err
     assert not (folder / "c.xbar").exists()
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_beside_the_table(folder: Path) -> None:
+    out, err = run("report", folder / "a.xbar", "--html", folder / "a.html")
+    assert "TOPS/W" in out
+    assert "written to" in err
+    assert (folder / "a.html").read_text(encoding="utf-8") == xbarc.report_page(xbarc.load(folder / "a.xbar"))
+    value = json.loads(run("report", folder / "a.xbar", "--html", folder / "a.html", "--json")[0])
+    assert value["html"] == str(folder / "a.html")
+    assert value["arrays"] == cost(xbarc.load(folder / "a.xbar")).arrays
+
+
+def test_a_page_with_an_evaluation(folder: Path) -> None:
+    arguments = ("--data", "digits", "--limit", 40, "--chips", 3, "--json")
+    told, _ = run("eval", folder / "a.xbar", *arguments)
+    (folder / "eval.json").write_text(told, encoding="utf-8")
+    run("report", folder / "a.xbar", "--html", folder / "a.html", "--eval", folder / "eval.json")
+    page = (folder / "a.html").read_text(encoding="utf-8")
+    assert page.count('class="chip"') == 3
+    assert "Accuracy across chips" in page
+    _, err = run("report", folder / "b.xbar", "--html", folder / "b.html", "--eval", folder / "eval.json", code=2)
+    assert "must be of this program" in err
+    assert not (folder / "b.html").exists()
+
+
+def test_pages_that_are_refused(folder: Path) -> None:
+    page, other = folder / "c.html", folder / "no.json"
+    other.write_text("no")
+    for arguments, words in (
+        (("a.xbar", "b.xbar", "--html", page), "--html must be given with one program"),
+        (("a.xbar", "--eval", other), "--eval must be given with --html"),
+        (("a.xbar", "--html", page, "--eval", other), "eval --json"),
+        (("a.xbar", "--html", page, "--eval", folder / "nosuch.json"), "existing file"),
+        (("a.xbar", "--html", other, "--eval", other), "must be another file than the input"),
+        (("a.xbar", "--html", folder / "a.xbar"), "must be another file than the input"),
+        (("a.xbar", "--html", folder / "nosuch" / "c.html"), "existing folder"),
+        (("a.xbar", "--html", folder), "is a folder"),
+    ):
+        given = [folder / one if str(one).endswith(".xbar") else one for one in arguments]
+        _, err = run("report", *given, code=2)
+        assert words in err
+        assert err.count("\n") == 1
+    assert not page.exists()
+    assert other.read_text() == "no"
+    assert list(folder.glob(".*")) == []
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = folder / "kept.html"
+    page.write_text("before")
+
+    def full(*_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    _, err = run("report", folder / "a.xbar", "--html", page, code=2)
+    assert "No space left" in err
+    assert page.read_text() == "before"

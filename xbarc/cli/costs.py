@@ -4,16 +4,9 @@ from collections.abc import Sequence
 
 from runtime.costing import CostReport, Throughput
 from xbarc.cli.output import say, table
+from xbarc.quantities import engineering
 
 MODES = ("pipelined", "layer_by_layer")
-
-
-def engineering(value: float, unit: str) -> str:
-    """A quantity with a prefix, three digits: ``1.25e-6`` J as ``1.25 uJ``."""
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value / 1e-12:.3g} p{unit}" if value else f"0 {unit}"
 
 
 def print_cost(report: CostReport) -> None:

@@ -31,7 +31,7 @@ from xbarc.cli.programming import print_trim
 from xbarc.cli.reading import read_samples
 
 if TYPE_CHECKING:
-    from xbarc.evaluation import EvalReport
+    from xbarc.eval_report import EvalReport
 
 
 def eval_(

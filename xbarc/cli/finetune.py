@@ -29,7 +29,7 @@ from xbarc.cli.reading import read_samples
 
 if TYPE_CHECKING:
     from runtime.augmentation import Augmentation
-    from xbarc.evaluation import EvalReport
+    from xbarc.eval_report import EvalReport
 
 _Text = str | None
 _EVALUATED = 5

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 
@@ -31,8 +31,8 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Print a table; columns whose cells are all numbers are aligned to the right."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", *, dim: Collection[int] = ()) -> None:
+    """Print a table; columns whose cells are all numbers are aligned to the right, rows of these numbers are dim."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -43,8 +43,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[number]) for row in rows)
         drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+    for number, row in enumerate(rows):
+        drawn.add_row(*(Text(cell) for cell in row), style="dim" if number in dim else None)
     console.print(drawn)
 
 

@@ -1,33 +1,72 @@
 """``xbarc report``."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xbarc.cli.arguments import Json
-from xbarc.cli.output import emit_json
+from hwspec.errors import DataError
+from xbarc.cli.arguments import Json, output_path
+from xbarc.cli.output import emit_json, note
+
+if TYPE_CHECKING:
+    from xbarc.eval_report import EvalReport
 
 
 def report(
     programs: Annotated[
         list[str], typer.Argument(metavar="PROGRAM [PROGRAM]", help="One program (.xbar), or two to compare.")
     ],
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write one HTML page that needs nothing else.")
+    ] = None,
+    evaluated: Annotated[
+        str | None,
+        typer.Option(
+            "--eval", metavar="JSON", help="With --html: what `xbarc eval --json` printed, for accuracy across chips."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a program takes on its hardware: time, energy, area, and what sets them."""
-    from hwspec.errors import DataError
     from runtime.costing import cost
-    from xbarc.api import load
     from xbarc.cli.costs import print_comparison, print_cost
+    from xbarc.loading import load
 
     if len(programs) > 2:
         raise DataError("programs", "must be one, or two to compare", got=len(programs))
-    reports = [cost(load(path)) for path in programs]
+    path, evaluation = _page_of(programs, html, evaluated)
+    loaded = [load(program) for program in programs]
+    reports = [cost(program) for program in loaded]
+    if path is not None:
+        from xbarc.page.build import report_page, save_page
+
+        page = report_page(loaded[0], evaluation, costs=reports[0])
+        save_page(page, path)
     if json:
         dumped = [{"program": path, **one.model_dump(mode="json")} for path, one in zip(programs, reports, strict=True)]
-        emit_json(dumped[0] if len(dumped) == 1 else {"programs": dumped})
+        more = {} if html is None else {"html": html}
+        emit_json({**dumped[0], **more} if len(dumped) == 1 else {"programs": dumped})
         return
     if len(reports) == 1:
         print_cost(reports[0])
     else:
         print_comparison(reports, programs)
+    if path is not None:
+        note(f"written to {html} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _page_of(programs: list[str], html: str | None, evaluated: str | None) -> "tuple[Path | None, EvalReport | None]":
+    """Where the page goes and what it has of an evaluation, checked before any work."""
+    if html is None:
+        if evaluated is not None:
+            raise DataError("--eval", "must be given with --html", hint="it is drawn on the page")
+        return None, None
+    if len(programs) != 1:
+        raise DataError("--html", "must be given with one program", got=len(programs), hint="a page is of one program")
+    path = output_path(html, keep=programs[0])
+    if evaluated is None:
+        return path, None
+    from xbarc.eval_report import read_eval
+
+    return output_path(html, keep=evaluated), read_eval(Path(evaluated))

@@ -1,0 +1,1 @@
+"""The report of a program as one HTML page that needs nothing else: a room for each section."""
