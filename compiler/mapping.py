@@ -45,9 +45,7 @@ class MatrixLayer:
 
 @dataclass(frozen=True)
 class Block:
-    """A logical tile: rows and columns of one group's matrix, which slice (digit) of its weights, which tile of those
-    that are averaged (replica), and which of those that share out the windows (copy).
-    """
+    """A logical tile: rows and columns of one group's matrix, slice of the weights, replica (averaged), copy."""
 
     group: int
     rows: slice
@@ -94,15 +92,10 @@ class TileGrid:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """Every logical tile: by group, then row block, column block, slice, replica and copy."""
-        parts = itertools.product(
-            range(self.groups),
-            self.row_blocks,
-            self.col_blocks,
-            range(self.slices),
-            range(self.replicas),
-            range(self.copies),
+        inner = range(self.slices), range(self.replicas), range(self.copies)
+        return tuple(
+            Block(*part) for part in itertools.product(range(self.groups), self.row_blocks, self.col_blocks, *inner)
         )
-        return tuple(Block(*part) for part in parts)
 
     @property
     def partial_sums(self) -> int:

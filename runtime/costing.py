@@ -80,6 +80,7 @@ class CostReport(_Record):
     model: str
     spec: str
     macs: int = Field(description="multiply-accumulates of one sample on arrays")
+    adc_bits: int | None = Field(description="of the spec; None where the ADC is ideal")
     arrays: int
     cores: int
     tiles: int
@@ -155,6 +156,7 @@ def cost(program: TileProgram) -> CostReport:
         model=tables.model_name,
         spec=spec.name,
         macs=macs,
+        adc_bits=spec.periphery.adc_bits,
         arrays=arrays,
         cores=-(-arrays // spec.chip.arrays_per_core),
         tiles=tiles_of(spec, arrays),

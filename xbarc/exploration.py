@@ -178,7 +178,7 @@ def _explore(
 ) -> ExploreReport:
     """Run the points that are not done yet, those that compute alike one after another."""
     done = {point.number: point for point in report.points}
-    alike = {number: numbers_key(spec) for number, spec in specs.items()}
+    alike = {number: bench.key(spec) for number, spec in specs.items()}
     for number, point in done.items():
         if point.quality is not None:
             bench.measured[alike[number]] = point.quality
@@ -206,9 +206,12 @@ def _told(progress: Progress | None, done: int, points: int, what: str, *_: int)
         progress(f"point {done + 1} of {points}: {what}", done, points)
 
 
-def numbers_key(spec: HardwareSpec) -> str:
-    """Hash of what a program's numbers depend on: programs of specs with equal keys compute the same."""
-    return _hash(spec.model_dump(mode="json", exclude={"name", "sources", *_COST_SECTIONS}))
+def numbers_key(spec: HardwareSpec, arrays: int | None = None) -> str:
+    """Hash of what a program's numbers depend on: programs of specs with equal keys compute the same.
+
+    `arrays` are those that copies of matrices are balanced within, if they are.
+    """
+    return _hash([spec.model_dump(mode="json", exclude={"name", "sources", *_COST_SECTIONS}), arrays])
 
 
 def cost_on(program: TileProgram, spec: HardwareSpec) -> CostReport:
@@ -233,6 +236,16 @@ class _Bench:
     original: float | None = None
     measured: dict[str, Quality] = dataclasses.field(default_factory=dict)
     held: tuple[str, TileProgram] | None = None
+
+    def budget(self, spec: HardwareSpec) -> int | None:
+        """Arrays that copies of matrices are balanced within; None where they are not."""
+        if self.options.copies != "balance":
+            return None
+        return self.options.array_budget or spec.chip.arrays
+
+    def key(self, spec: HardwareSpec) -> str:
+        """Alike for specs whose programs compute the same."""
+        return numbers_key(spec, self.budget(spec))
 
     def run(
         self, number: int, values: dict[str, JsonValue], spec: HardwareSpec, key: str, told: Callable[..., None]
@@ -264,7 +277,8 @@ class _Bench:
             self.held = None  # two programs need not be in memory at once
             batches = None if self.calibration is None else calibration_batches(self.calibration)
             unbounded = spec.with_fields({"chip.tiles": None})
-            outcome = run_compile(self.source, unbounded, self.options, batches)
+            options = dataclasses.replace(self.options, array_budget=self.budget(spec))
+            outcome = run_compile(self.source, unbounded, options, batches)
             self.held = key, finish(outcome, keep_source=False)
         return self.held[1]
 

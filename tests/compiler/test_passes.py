@@ -39,7 +39,9 @@ from runtime.reference import Conversion, Reference
 from runtime.tables import Host
 
 PAIRINGS = st.sampled_from(["two_arrays", "neighbouring_columns"])
-PASSES = ["clean", "lower", "partition", "calibrate", "quantize", "place", "assign", "predistort", "ranges"]
+PASSES = [
+    "clean", "lower", "partition", "calibrate", "quantize", "duplicate", "place", "assign", "predistort", "ranges"
+]  # fmt: skip
 
 
 @st.composite
@@ -113,7 +115,7 @@ def test_a_layer_that_sees_only_zeros_compiles() -> None:
     empty = replace(statistics, low=0.0, high=0.0, vectors=np.zeros_like(statistics.vectors))
     quantized = quantize_layer(mapping.layers[0], empty, WeightCode.of(mapping.spec))
     assert (quantized.full_scale, quantized.signed) == (1.0, False)
-    mapping = replace(mapping, statistics={"layer": empty}, quantized={"layer": quantized}, passes=tuple(PASSES[:5]))
+    mapping = replace(mapping, statistics={"layer": empty}, quantized={"layer": quantized}, passes=tuple(PASSES[:6]))
     finished = run_passes(mapping, [Place(), Assign(), Ranges()]).mapping
     assert all(value > 0 for tile in finished.adc_ranges["layer"] for value in tile)
     check_program(place_and_emit(mapping))
@@ -375,7 +377,7 @@ def test_remapping_gives_the_same_program(model: SmallModel, spec: HardwareSpec)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(small_models(), small_specs())
 def test_the_mapping_of_a_program_is_the_one_it_came_from(model: SmallModel, spec: HardwareSpec) -> None:
-    wanted = map_small(model, spec, "quantize")
+    wanted = map_small(model, spec, "duplicate")
     found = mapping_of(compile_small(model, spec))
     verify(found)
     assert found.passes == wanted.passes

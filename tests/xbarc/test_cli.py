@@ -310,7 +310,7 @@ def test_compile_stages(xbarc: Run, small: Path) -> None:
     assert told["stopped_after"] == "quantize"
     assert list(told["seconds"]) == ["clean", "lower", "partition", "calibrate", "quantize"]
     assert xbarc("compile", small, "--save-stages", "all").code == 0
-    assert len(list(Path("all").glob("*.json"))) == 9
+    assert len(list(Path("all").glob("*.json"))) == 10
     onnxruntime.InferenceSession("all/2-lower.onnx")
     refusal(xbarc("compile", small, "--stop-after", "nosuch"), 2, "must be one of clean, lower")
     Path("file").write_text("")
@@ -429,6 +429,8 @@ def test_run_on_both_engines(xbarc: Run, program: Path, tmp_path: Path) -> None:
         told = xbarc(*arguments, "--json").json
         assert set(told) >= {"outputs", "seconds"}
         assert (told["outputs"], told["samples"], told["engine"]) == (f"{engine}.npz", 6, engine)
+        reported = xbarc("report", program, "--json").json["pipelined"]
+        assert told["hardware"] == {part: reported[part] for part in ("latency", "interval")}
         with np.load(f"{engine}.npz") as found:
             assert list(found) == ["scores"]
             outputs[engine] = found["scores"]

@@ -34,6 +34,7 @@ def test_what_one_program_takes(folder: Path) -> None:
     out, _ = run("report", folder / "a.xbar")
     for layer in found.layers:
         assert layer.name in out
+    assert "8 bits, too few to tell every sum apart in 5 of 5 layers" in out
     for told in ("bottleneck", found.bottleneck, "TOPS/W", "1 MAC is 2 operations", "ISAAC", "left out"):
         assert told in out
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xbarc
+from compiler.compile import CompileOptions
 from runtime.costing import cost
 from xbarc import exploration
 from xbarc.data.load import Dataset, load_data
@@ -293,3 +294,23 @@ def test_bad_input_is_told_before_anything_runs(
 def test_accuracy_needs_labels(samples: Dataset) -> None:
     with pytest.raises(xbarc.DataError, match="must have labels for accuracy"):
         explored(dataclasses.replace(samples, labels=None), metric="accuracy")
+
+
+def test_copies_are_balanced_on_each_chip(samples: Dataset) -> None:
+    """A larger chip takes more copies, which are another program: quality is measured anew, and the pipeline faster."""
+    base = {"chip.arrays_per_core": 2, "chip.cores_per_tile": 1}
+    options = CompileOptions(copies="balance")
+    report = explored(samples, vary={"chip.tiles": [5, 12, 30]}, fixed=base, options=options)
+    small, middle, large = report.points
+    assert small.state == "does_not_fit"
+    assert middle.cost is not None
+    assert large.cost is not None
+    assert middle.cost.arrays <= 24 < large.cost.arrays <= 60
+    assert large.cost.interval < middle.cost.interval
+    for point, tiles in ((middle, 12), (large, 30)):
+        spec = BASE.with_fields({**base, "chip.tiles": tiles})
+        program = xbarc.compile(MODEL, spec=spec, calibration=samples, options=options)
+        assert point.cost is not None
+        assert cost(program).pipelined.interval == point.cost.interval
+        assert point.quality is not None
+        assert point.quality.mean == xbarc.evaluate(program, samples, model=MODEL, chips=1).mean

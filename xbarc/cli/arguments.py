@@ -40,6 +40,17 @@ ShareWith = Annotated[
         help="Small tiles that share arrays: none, those with the same inputs, those of one layer (default), or all.",
     ),
 ]
+CopiesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COPIES",
+        help="Copies of matrices, which share out a sample's windows: a number for every layer, LAYER=NUMBER "
+        "(repeat for more), or balance for what makes the pipeline fastest.",
+    ),
+]
+ArrayBudget = Annotated[
+    int | None, typer.Option(min=1, help="Arrays to balance copies within (default: those of the chip).")
+]
 Predistort = Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")]
 MappedChip = Annotated[
     str | None,

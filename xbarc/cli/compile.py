@@ -7,7 +7,9 @@ import typer
 
 from hwspec.errors import DataError
 from xbarc.cli.arguments import (
+    ArrayBudget,
     ChipSeed,
+    CopiesOption,
     Json,
     Limit,
     MappedChip,
@@ -67,17 +69,8 @@ def compile_(
     replicas: Annotated[
         int, typer.Option(min=1, max=16, help="Tiles that hold each block of a matrix; their results are averaged.")
     ] = 1,
-    copies: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COPIES",
-            help="Copies of matrices, which share out a sample's windows: a number for every layer, LAYER=NUMBER "
-            "(repeat for more), or balance for what makes the pipeline fastest.",
-        ),
-    ] = None,
-    array_budget: Annotated[
-        int | None, typer.Option(min=1, help="Arrays to balance copies within (default: those of the chip).")
-    ] = None,
+    copies: CopiesOption = None,
+    array_budget: ArrayBudget = None,
     robust: Robust = True,
     fuse_batchnorm: Annotated[bool, typer.Option(help="Fuse batch normalisation into layers.")] = True,
     source: Annotated[bool, typer.Option(help="Keep the model in the program; later verbs need it.")] = True,

@@ -46,6 +46,14 @@ def print_cost(report: CostReport) -> None:
     writing = report.programming
     say("")
     say(f"bottleneck    {report.bottleneck}")
+    short = [layer for layer in report.layers if (layer.adc_bits_needed or 0) > (report.adc_bits or 64)]
+    if report.adc_bits is not None:
+        total = sum(layer.conversions for layer in report.layers) or 1
+        clipped = sum(layer.clipped * layer.conversions for layer in report.layers) / total
+        say(
+            f"ADC           {report.adc_bits} bits, too few to tell every sum apart in {len(short)} of "
+            f"{len(report.layers)} layers; {clipped:.2%} of conversions clip"
+        )
     say(f"area          {report.total_area * 1e6:.4g} mm2")
     say(
         f"programming   {engineering(writing.energy, 'J')} and {engineering(writing.time, 's')}: {writing.devices:,} "

@@ -30,6 +30,7 @@ from xbarc.cli.mapping import chip_to_run_on, note_other_chip
 from xbarc.cli.output import emit_json, note, progress_bar, say
 from xbarc.cli.programming import print_programming
 from xbarc.cli.reading import read_samples
+from xbarc.quantities import engineering
 
 
 class EngineName(StrEnum):
@@ -63,6 +64,7 @@ def run(
     from hwspec.atomic import write_atomically
     from hwspec.chip import Chip
     from hwspec.effects import chosen_effects
+    from runtime.timing import schedule
     from xbarc.api import load, simulate
     from xbarc.data.batches import run_batches
     from xbarc.evaluation import effect_warnings
@@ -101,7 +103,7 @@ def run(
         for name, (value, _) in joined[0].items()
     }
     arrays = {name: value.astype(str) if value.dtype == object else value for name, value in arrays.items()}
-    report = simulation.chip.report
+    report, planned = simulation.chip.report, schedule(simulation.chip.program)
     for info in outputs:
         if info.name not in arrays:
             note(f"output {info.name!r} is no tensor and is left out")
@@ -118,6 +120,7 @@ def run(
                 "chip": chip,
                 "seed": seed,
                 "time": seconds_after,
+                "hardware": {"latency": planned.latency, "interval": planned.interval},
                 "programming": dataclasses.asdict(report),
             }
         )
@@ -125,6 +128,10 @@ def run(
     for name, values in arrays.items():
         say(f"{name}  {values.dtype} {'x'.join(map(str, values.shape))}")
     print_programming(report)
+    say(
+        f"hardware    {engineering(planned.latency, 's')} a sample, a new one every "
+        f"{engineering(planned.interval, 's')} (xbarc report)"
+    )
     say(f"{len(samples)} samples in {seconds:.2f} s, written to {output}")
     for warning in effect_warnings(loaded, chosen_effects(kept, off)):
         note(f"warning: {warning}")

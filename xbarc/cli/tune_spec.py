@@ -8,7 +8,9 @@ import typer
 
 from hwspec.errors import DataError
 from xbarc.cli.arguments import (
+    ArrayBudget,
     BatchSize,
+    CopiesOption,
     Device,
     Json,
     Normalize,
@@ -23,7 +25,7 @@ from xbarc.cli.arguments import (
     parse_shapes,
     parse_time,
 )
-from xbarc.cli.mapping import parse_share
+from xbarc.cli.mapping import parse_copies, parse_share
 from xbarc.cli.output import emit_json, note, progress_bar, say, table
 from xbarc.quantities import engineering
 
@@ -62,6 +64,8 @@ def tune_spec_(
         list[str] | None, typer.Option(help="Shape of an open input: x=1,3,48,192. Repeat for more.")
     ] = None,
     share: ShareWith = None,
+    copies: CopiesOption = None,
+    array_budget: ArrayBudget = None,
     predistort: Predistort = True,
     chips: Annotated[
         int, typer.Option(min=0, max=100_000, help="Chips sampled for each point, of the same seeds; 0: an ideal chip.")
@@ -107,7 +111,11 @@ def tune_spec_(
     if plot_path is not None:
         check_plot(plot_path)
     options = CompileOptions(
-        input_shapes=parse_shapes(input_shape or []), share_arrays=parse_share(share, None), predistort=predistort
+        input_shapes=parse_shapes(input_shape or []),
+        share_arrays=parse_share(share, None),
+        copies=parse_copies(copies or []),
+        array_budget=array_budget,
+        predistort=predistort,
     )
     scale = parse_normalize(normalize)
     with progress_bar("exploring", quiet=json) as advance:
