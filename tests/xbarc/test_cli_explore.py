@@ -130,7 +130,17 @@ def test_without_labels_it_is_the_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", input=images)
     name = xbarc.compile(DIGITS, "ideal").tables.inputs[0].name
     np.savez(tmp_path / "x.npz", allow_pickle=False, **{name: images})
-    given = ("--vary", "device.levels=16", "--batch", "4", "--device", "cpu", "--share", "all", "--no-predistort")
+    given: tuple[str, ...] = (
+        "--vary",
+        "device.levels=16",
+        "--batch",
+        "4",
+        "--device",
+        "cpu",
+        "--share",
+        "all",
+        "--no-predistort",
+    )
     given += ("--copies", "balance", "--array-budget", "40")
     by_data = found(*given, "--data", tmp_path / "x.npz", "--chips", 0, "--input-shape", f"{name}=6,1,8,8")
     by_calibration = found(*given, "--calib", tmp_path / "x.npz", "--metric", "error", "--chips", 2)

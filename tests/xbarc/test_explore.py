@@ -313,4 +313,4 @@ def test_copies_are_balanced_on_each_chip(samples: Dataset) -> None:
         assert point.cost is not None
         assert cost(program).pipelined.interval == point.cost.interval
         assert point.quality is not None
-        assert point.quality.mean == xbarc.evaluate(program, samples, model=MODEL, chips=1).mean
+        assert point.quality.mean == xbarc.evaluate(program, samples, model=str(MODEL), chips=1).mean
