@@ -25,6 +25,7 @@ from runtime.augment_torch import augment
 from runtime.losses_torch import Loss, class_scores
 from runtime.processes_torch import Processes
 from runtime.program import TileProgram
+from runtime.teacher_torch import TorchTeacher
 from runtime.train import CrossbarModule
 from runtime.tune_checkpoint_torch import Progress, fingerprint, load_checkpoint, save_checkpoint
 from runtime.tuning import Epoch, Mode, Report, Samples, Teacher, TuneOptions
@@ -86,7 +87,7 @@ class Tuner:
         chip: Chip | None = None,
         chips: Callable[[int], Chip] | None = None,
         effects: Collection[str] | None = None,
-        teacher: Teacher | None = None,
+        teacher: Teacher | TorchTeacher | None = None,
         seed: int = 0,
         device: str = "cpu",
         checkpoint: Path | None = None,
@@ -244,8 +245,10 @@ class Tuner:
             raise DataError("augmentation", "must have inputs that are images, (samples, channels, height, width)")
         return found | {name: augment(one, self._options.augmentation, generator) for name, one in images.items()}
 
-    def _taught(self, inputs: Mapping[str, Tensor]) -> list[npt.NDArray[Any]]:
+    def _taught(self, inputs: Mapping[str, Tensor]) -> Sequence[Tensor | npt.NDArray[Any]]:
         assert self._teacher is not None
+        if isinstance(self._teacher, TorchTeacher):
+            return self._teacher(inputs)
         return self._teacher({name: one.detach().cpu().numpy() for name, one in inputs.items()})
 
     def _learning_rate(self, step: int) -> float:

@@ -37,7 +37,7 @@ class Loss:
         self._options = options
 
     def __call__(
-        self, outputs: Sequence[Tensor], labels: Tensor | None, taught: Sequence[npt.NDArray[Any]] | None
+        self, outputs: Sequence[Tensor], labels: Tensor | None, taught: Sequence[Tensor | npt.NDArray[Any]] | None
     ) -> Tensor:
         """Mean over samples.
 
@@ -62,7 +62,7 @@ class Loss:
             terms.append(self.distill * self._distillation(outputs, taught))
         return torch.stack(terms).sum()
 
-    def _distillation(self, outputs: Sequence[Tensor], taught: Sequence[npt.NDArray[Any]]) -> Tensor:
+    def _distillation(self, outputs: Sequence[Tensor], taught: Sequence[Tensor | npt.NDArray[Any]]) -> Tensor:
         truths = [torch.as_tensor(one, device=out.device) for one, out in zip(taught, outputs, strict=True)]
         first = truths[0]
         if first.is_floating_point() and first.dim() == 2 and first.shape[1] > 1:

@@ -31,6 +31,7 @@ from xbarc.api import Data, calibration_batches
 from xbarc.data.load import Dataset, load_data
 
 if TYPE_CHECKING:
+    from runtime.teacher_torch import TorchTeacher
     from runtime.train import CrossbarModule
 
 CALIBRATION_SAMPLES = 512
@@ -199,7 +200,7 @@ def finetune(
         chip=chip,
         chips=chips,
         effects=chosen_effects(only, without),
-        teacher=_teacher(program, taught_by) if taught else None,
+        teacher=_teacher(program, taught_by, device) if taught else None,
         seed=seed,
         device=device,
         checkpoint=None if checkpoint is None else Path(checkpoint),
@@ -263,8 +264,8 @@ def _prepared(
     return (program if options.clip is None else with_clip(program, options.clip)), notes
 
 
-def _teacher(program: TileProgram, model: SourceModel) -> Teacher:
-    """The outputs of a model in onnxruntime, as the program has them."""
+def _teacher(program: TileProgram, model: SourceModel, device: str) -> "Teacher | TorchTeacher":
+    """The outputs of a model as the program has them: in onnxruntime, and on other devices than the CPU in torch."""
     names = [info.name for info in program.tables.outputs]
     opened = FloatModel(model.proto, optimize=True)
     inputs = {info.name: info for info in opened.inputs}
@@ -274,6 +275,13 @@ def _teacher(program: TileProgram, model: SourceModel) -> Teacher:
     ):
         if not wanted <= {*found}:
             raise DataError("teacher", f"must have the program's {kind}: {', '.join(sorted(wanted))}", got=[*found])
+
+    if not device.startswith("cpu"):
+        from runtime.host_torch import untranslatable
+        from runtime.teacher_torch import TorchTeacher
+
+        if not untranslatable(model.proto):
+            return TorchTeacher(model.proto, names, device)
 
     def outputs(feeds: Any) -> list[npt.NDArray[Any]]:
         given = {name: cast_input(value, inputs[name]) for name, value in feeds.items() if name in inputs}
