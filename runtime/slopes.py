@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwspec.failures import State
 from hwspec.fault_map import FaultMap
 from runtime.channels import Channel
 from runtime.program import TileProgram
@@ -68,5 +69,5 @@ class Slopes:
         good = [np.ones((row.rows, row.cols), bool), np.ones((row.rows, row.cols), bool)]
         if self._faults is not None:
             for at, (number, rows, cols) in enumerate(self._program.places(tile).values()):
-                good[at] = np.isnan(self._faults.stuck(number)[np.ix_(rows, cols)])
+                good[at] = self._faults.states[number][np.ix_(rows, cols)] == State.OK
         return good[0], good[1]

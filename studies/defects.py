@@ -32,7 +32,8 @@ def defective_chip(
     array, device = spec.array, spec.device
     shape = (arrays // 2, array.rows, array.cols)
     failed = generator.random(shape) < rate
-    weight = np.clip(generator.standard_normal(shape), -3, 3) * deviation
+    normals = generator.standard_normal(shape) if deviation or ones else np.zeros(shape)
+    weight = np.clip(normals, -3, 3) * deviation
     if ones:
         weight = weight + np.where(generator.random(shape) < 0.5, 1.0, -1.0)
     states = np.zeros((arrays, array.rows, array.cols), np.uint8)

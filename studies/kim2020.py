@@ -7,6 +7,7 @@ everything done is kept in ``--out`` and not done again. ``--write`` puts tables
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ RATES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2)
 CHIPS, IMAGES = 5, 5000
 CALIBRATION_IMAGES = 512
 AUGMENTATION = xbarc.Augmentation(crop=4, flip=True)
+
+HARDWARE = HardwareSpec.preset("kim2020-2t2r")
 
 Structure = Literal["pair", "zero", "single"]
 Chips = Callable[[int, int], xbarc.Chip]
@@ -73,8 +76,9 @@ class Case:
         Of failed devices; None for defects of weights.
     ones, deviation
         Of defects of weights (`studies.defects`).
-    highest
-        Rate in training, at most: beyond it a network tells nothing to learn from.
+    highest, power
+        Rate in training, at most (beyond it a network tells nothing to learn from), and the power of an even draw that
+        it is multiplied by: high ones draw low rates more often.
     """
 
     what: str
@@ -84,13 +88,14 @@ class Case:
     ones: bool = False
     deviation: float = 0.0
     highest: float = 0.2
+    power: int = 3
 
     def spec(self, rate: float) -> HardwareSpec:
         """The hardware with this rate of failures a device."""
         fields = {**FIELDS[self.structure], **NONE, **self.fields}
         if self.state is not None:
             fields[f"failures.{self.state}.rate"] = rate
-        return HardwareSpec.preset("kim2020-2t2r").with_fields(fields)
+        return HARDWARE.with_fields(fields)
 
     def chip(self, rate: float, seed: int, arrays: int) -> xbarc.Chip:
         """The chip of a seed: a share of its devices has failed, or of its weights."""
@@ -100,9 +105,9 @@ class Case:
         return defective_chip(spec, arrays, seed, rate, ones=self.ones, deviation=self.deviation)
 
     def drawn(self, seed: int, arrays: int) -> xbarc.Chip:
-        """A chip to train on: of any rate up to the highest, half of them below an eighth of it."""
+        """A chip to train on: of any rate up to the highest, low ones more often."""
         share = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x4A7E,))).random()
-        return self.chip(self.highest * float(share) ** 3, seed, arrays)
+        return self.chip(self.highest * float(share) ** self.power, seed, arrays)
 
 
 def _overformed() -> dict[str, Case]:
@@ -153,8 +158,8 @@ class Study:
         Folder of programs and results.
     device
         Of torch.
-    epochs
-        Of each tuning.
+    epochs, batch
+        Of each tuning, and images a step.
     chips, images
         That each program is measured on.
     """
@@ -163,6 +168,7 @@ class Study:
     out: Path
     device: str
     epochs: int
+    batch: int
     chips: int
     images: int
 
@@ -183,9 +189,9 @@ class Study:
             without=["failures"] if chips is None else [],
             options=xbarc.TuneOptions(
                 epochs=self.epochs,
-                batch=64,
-                learning_rate=1e-3,
-                average=0.998,
+                batch=self.batch,
+                learning_rate=1e-3 * math.sqrt(self.batch / 64),
+                average=0.998 ** (self.batch / 64),
                 clip=2.5,
                 distill=0.5,
                 validation=1000,
@@ -274,11 +280,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("kim2020"), help="folder of programs and results")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=64, help="images a step; few fill no GPU")
     parser.add_argument("--chips", type=int, default=CHIPS)
     parser.add_argument("--images", type=int, default=IMAGES)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    study = Study(options.data, options.out, options.device, options.epochs, options.chips, options.images)
+    study = Study(
+        options.data, options.out, options.device, options.epochs, options.batch, options.chips, options.images
+    )
     for name in options.case or [*BASELINES, *CASES, *KNOWN]:
         run = study.baseline if name in BASELINES else study.case if name in CASES else study.known
         run(name)

@@ -21,6 +21,7 @@ from runtime.physics.noise import (
     clipped_variance,
     cmo_hfox_read_sigma,
     draw_traps,
+    never_clips,
     pcm_read_sigma,
     telegraph_conductance,
     telegraph_moments,
@@ -184,20 +185,23 @@ def device_cells(
         generator = array_generator(moment.chip_seed, Purpose.DRIFT, array)
         trajectory = draw_trajectory(device.drift.model, target, conductance, generator)
         conductance = np.where(written.failed, conductance, trajectory.at(drift_seconds(device, moment.seconds)))
-    lost, lost_conductance = lost_devices(
-        failures, device, (used.shape[0], used.shape[1]), array, moment.chip_seed, moment.seconds
-    )
-    if lost.any():
+    if failures.retention.state is not None:
+        lost, lost_conductance = lost_devices(
+            failures, device, (used.shape[0], used.shape[1]), array, moment.chip_seed, moment.seconds
+        )
         held = np.where(np.isnan(held) & lost, lost_conductance, held)
         gated = gated & (~lost | _isolatable(failures))
-    conductance = np.where(np.isnan(held), conductance, held)
-    conductance = conductance * (1 + device.temperature_coefficient * (device.temperature - ROOM))
-    conductance, variance = _read(device, conductance, target, held, array, moment)
-    present = (used | ~np.isnan(held)) & ~gated
+    failed = ~np.isnan(held)
+    conductance = np.where(failed, held, conductance)
+    if device.temperature_coefficient:
+        conductance = conductance * (1 + device.temperature_coefficient * (device.temperature - ROOM))
+    conductance, variance = _read(device, conductance, target, failed, array, moment)
+    present = (used | failed) & ~gated
     conductance = np.where(present, conductance, np.where(gated, 0.0, unused))
     if variance is not None:
-        # A series resistance leaves 1 / (1 + G r)^2 of a small change of G.
-        variance = np.where(present, variance, 0.0) / (1 + conductance * device.r_access) ** 4
+        variance = np.where(present, variance, 0.0)
+        if device.r_access:  # a series resistance leaves 1 / (1 + G r)^2 of a small change of G
+            variance = variance / (1 + conductance * device.r_access) ** 4
     return Cells(
         conductance=with_access_resistance(conductance, device.r_access),
         variance=variance,
@@ -250,9 +254,14 @@ def _programmed(device: Device, target: Float64, array: int, moment: Moment) -> 
 
 
 def _read(
-    device: Device, conductance: Float64, target: Float64, held: Float64, array: int, moment: Moment
+    device: Device,
+    conductance: Float64,
+    target: Float64,
+    failed: npt.NDArray[np.bool_],
+    array: int,
+    moment: Moment,
 ) -> tuple[Float64, Float64 | None]:
-    """Mean and variance over the reads. Failed devices, `held` siemens, are as noisy as good ones of their conductance.
+    """Mean and variance over the reads. Failed devices are as noisy as good ones of their conductance.
 
     Above the range that a noise model was fitted to, theirs is that of its upper end (our choice).
     """
@@ -260,7 +269,7 @@ def _read(
     variance: Float64 | None = None
     sigma: Float64 | None = None
     if noise.model != "none":
-        failed, highest = ~np.isnan(held), MEASURED_RANGE.get(noise.model, (0.0, math.inf))[1]
+        highest = MEASURED_RANGE.get(noise.model, (0.0, math.inf))[1]
         within = np.where(failed, np.minimum(conductance, highest), conductance)
         sigma = read_sigma(noise, within, np.where(failed, within, target), moment.seconds)
     if telegraph.amplitude:
@@ -274,9 +283,10 @@ def _read(
         else:
             conductance, variance = telegraph_moments(conductance, telegraph.amplitude, telegraph.occupancy)
     if sigma is not None:
-        gaussian = clipped_variance(conductance, sigma)
+        far = never_clips(conductance, sigma)
+        gaussian = sigma**2 if far else clipped_variance(conductance, sigma)
         variance = gaussian if variance is None else variance + gaussian
-        conductance = clipped_moments(conductance, sigma)[0]
+        conductance = conductance if far else clipped_moments(conductance, sigma)[0]
     return conductance, variance
 
 

@@ -70,6 +70,11 @@ def clipped_variance(conductance: npt.ArrayLike, sigma: npt.ArrayLike) -> Float6
     return variance
 
 
+def never_clips(conductance: Float64, sigma: Float64) -> bool:
+    """Whether no device is ever clipped, to the last bit: mean G and variance σ² are exact then."""
+    return bool((conductance >= _FAR * sigma).all())
+
+
 def _clipped(conductance: npt.ArrayLike, sigma: npt.ArrayLike) -> tuple[Float64, Float64, Float64, Float64]:
     G, spread = np.broadcast_arrays(_cells("conductance", conductance), _cells("read noise", sigma))
     alpha = _ratio(G, spread)

@@ -365,4 +365,4 @@ def with_access_resistance(conductance: npt.ArrayLike, r_access: float) -> Float
     """
     _not_negative("access resistance", r_access, "give ohms, 0 for none")
     values = np.asarray(conductance, np.float64)
-    return values / (1.0 + values * r_access)
+    return values / (1.0 + values * r_access) if r_access else values

@@ -26,7 +26,7 @@ def gradients(device: str) -> list[Floats]:
     module = xbarc.to_torch(program, chip, without=QUIET, device=device)
     labels = torch.from_numpy(data.labels).to(device)
     scores = module(torch.from_numpy(data.inputs["x"]).to(device))
-    torch.nn.functional.cross_entropy(scores, labels).backward()
+    torch.nn.functional.cross_entropy(scores, labels).backward()  # type: ignore[no-untyped-call]
     found: list[Any] = [one.grad for one in module.parameters()]
     return [one.detach().cpu().double().numpy() for one in found]
 
@@ -53,7 +53,12 @@ def test_a_gpu_has_the_gradients_of_the_cpu() -> None:
 def test_tuning_on_a_gpu_teaches_in_torch_and_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     teach = TorchTeacher.__call__
-    monkeypatch.setattr(TorchTeacher, "__call__", lambda self, inputs: asked.append(1) or teach(self, inputs))
+
+    def counted(self: TorchTeacher, inputs: Any) -> Any:
+        asked.append(inputs)
+        return teach(self, inputs)
+
+    monkeypatch.setattr(TorchTeacher, "__call__", counted)
     options = replace(OPTIONS, epochs=8, batch=32)
     result = xbarc.finetune(cases.program(), blobs(400), options=options, device="cuda")
     assert asked
@@ -65,20 +70,18 @@ def test_tuning_on_a_gpu_teaches_in_torch_and_helps(monkeypatch: pytest.MonkeyPa
 @GPU
 def test_a_run_on_a_gpu_goes_on_from_its_checkpoint(tmp_path: Any) -> None:
     def history(path: Any, **more: Any) -> list[float]:
-        result = xbarc.finetune(
-            cases.program(), blobs(64), options=OPTIONS, device="cuda", checkpoint=path, **more
-        )
+        result = xbarc.finetune(cases.program(), blobs(64), options=OPTIONS, device="cuda", checkpoint=path, **more)
         return [row.loss for row in result.history]
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(_told: str, done: int, _total: int | None) -> None:
         if done == 5:
-            raise Stopped
+            raise StoppedError
 
     path = tmp_path / "run.checkpoint"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         history(path, progress=stop)
     assert history(path) == pytest.approx(history(None), rel=1e-4)
 
