@@ -7,12 +7,13 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwspec.array import Array
+from hwspec.atomic import write_atomically
 from hwspec.costs import Costs, Organisation
 from hwspec.device import Device
 from hwspec.errors import SpecError, shown
@@ -171,8 +172,13 @@ class HardwareSpec(BaseModel):
         return cls.preset(text)
 
     def save(self, path: str | Path) -> None:
-        """Write the spec as YAML, with units."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        """Write the spec as YAML, with units, atomically."""
+        text = self.to_yaml().encode()
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(text)
+
+        write_atomically(Path(path), write)
 
     def to_yaml(self) -> str:
         """The spec as YAML text, quantities with units, and what is not modelled; `load` reads it back unchanged."""

@@ -48,7 +48,7 @@ def _share(device: float, levels: Float64, open_share: float) -> float:
 def nearest(
     wanted: float, plus: float, minus: float, gate: int, levels: Float64, open_share: float, unit: float
 ) -> tuple[float, float, float]:
-    """The weight closest to `wanted` that a pair can hold, and its devices (``physics.md`` section 5, step 1).
+    """The weight closest to `wanted` that a pair can hold, and its devices (``docs/failures.md``).
 
     Gating comes last: of weights as close as each other the one that needs the fewest gates is taken.
     """

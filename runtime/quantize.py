@@ -23,7 +23,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 def input_codes(x: ArrayT, full_scale: float, code_max: int | None, signed: bool) -> ArrayT:
-    """DAC codes of inputs: symmetric, zero point 0 (``physics.md`` section 1, step 1).
+    """DAC codes of inputs: symmetric, zero point 0 (``docs/physics.md``, From an input to a code).
 
     Parameters
     ----------

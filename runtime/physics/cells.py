@@ -1,7 +1,7 @@
 """The devices of one array, from what they are programmed to, to what they conduct at a given time.
 
 In order: spread and write-verify, drift, loss of retention, temperature, slow traps, the means of clipped noise and
-fast traps, access resistance (``physics.md`` section 2 and 3). Failed devices take part from temperature on, devices
+fast traps, access resistance (``docs/physics.md``, Devices). Failed devices take part from temperature on, devices
 that are gated off conduct nothing. Siemens, seconds.
 """
 

@@ -1,4 +1,4 @@
-"""Input drivers and output converters, in SI units (numpy; ``physics.md`` section 1)."""
+"""Input drivers and output converters, in SI units (numpy; ``docs/physics.md``, From an input to a code)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar

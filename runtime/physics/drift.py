@@ -1,4 +1,4 @@
-"""Drift and relaxation: where the conductances of programmed devices go with time (``physics.md`` section 2).
+"""Drift and relaxation: where the conductances of programmed devices go with time (``docs/physics.md``, Devices).
 
 The random variables of a device are drawn once; from then on its conductance is a function of time. Siemens, seconds.
 """
@@ -149,7 +149,7 @@ def pcm_drift_exponents(target: npt.ArrayLike) -> tuple[Float64, Float64]:
 
     References
     ----------
-    ``physics.md`` section 2; Nandakumar et al., ICECS 2019, as fitted in aihwkit.
+    ``docs/physics.md``, Devices; Nandakumar et al., ICECS 2019, as fitted in aihwkit.
     """
     logarithm = np.log(np.maximum(np.asarray(target, np.float64) / PCM.reference, _SMALLEST_X))
     return np.clip(-0.0155 * logarithm + 0.0244, 0.049, 0.1), np.clip(-0.0125 * logarithm - 0.0059, 0.008, 0.045)

@@ -1,4 +1,4 @@
-"""What pairs with failed devices can still hold (``physics.md`` section 2); the mathematics is in `hwspec.reach`."""
+"""What pairs with failed devices can still hold (``docs/failures.md``); the mathematics is in `hwspec.reach`."""
 
 from hwspec.reach import failed_share, reachable_interval, reachable_set
 

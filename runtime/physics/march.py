@@ -1,4 +1,4 @@
-"""The exact column march through a crossbar's wires (``physics.md`` section 4), in numpy.
+"""The exact column march through a crossbar's wires (``docs/physics.md``, Wires), in numpy.
 
 The network: word line i is driven from the left through segment (i, 0), bit line j is sensed below segment (M - 1, j).
 Every column adds the currents of its devices, `J += S_j U`, and every word-line segment a voltage, `U += r_w J`, from

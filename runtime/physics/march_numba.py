@@ -1,4 +1,4 @@
-"""The column march of `runtime.physics.march` as compiled loops, with its exact gradient (``physics.md`` section 4).
+"""The column march of `runtime.physics.march` as compiled loops, with its exact gradient (``docs/physics.md``, Wires).
 
 Arrays are indexed column first, ``(N, M)``: one bit line lies in neighbouring words of memory. Every function here
 takes contiguous float64 arrays and trusts them. The interpreter lock is released, so threads may share a batch.

@@ -1,4 +1,4 @@
-"""The column march of `march` and its exact gradient as batched torch operations (``physics.md`` section 4).
+"""The column march of `march` and its exact gradient as batched torch operations (``docs/physics.md``, Wires).
 
 All arrays of a batch restart together, so that every step is one operation on the whole batch. Bit lines are solved as
 dense matrices: more arithmetic than the compiled march does, and far fewer and larger steps, which is what a GPU wants.

@@ -1,4 +1,6 @@
-"""Crossbars whose devices are not ohmic or whose lines float: sensed currents for given voltages (``physics.md`` 4).
+"""Crossbars whose devices are not ohmic or whose lines float: sensed currents for given voltages.
+
+Equations: ``docs/physics.md``, Sneak paths.
 
 The network is that of `runtime.physics.wires`, with the sense nodes at any voltage, lines that may be connected to
 nothing at their end, and devices of any law that `CurrentVoltage` knows. No matrix describes it: each vector of
@@ -199,7 +201,7 @@ def solve_network(
 ) -> NetworkCurrents:
     """Solve a crossbar of non-ohmic devices, biased and floating lines, for each vector of driver voltages.
 
-    Newton's method, each step by line Gauss-Seidel sweeps that conjugate gradients speed up (``physics.md`` section 4;
+    Newton's method, each step by line Gauss-Seidel sweeps that conjugate gradients speed up (``docs/physics.md``;
     `network_sweeps` tells how and why it converges). Zero resistances are exact, devices of 0 S are none.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The sweeps of `runtime.physics.network_sweeps` as compiled loops (``physics.md`` section 4): see there.
+"""The sweeps of `runtime.physics.network_sweeps` as compiled loops (``docs/physics.md``, Wires): see there.
 
 Arrays are ``(M, N)``, word line by bit line, contiguous and float64; every function here trusts them. The interpreter
 lock is released, so threads may share the vectors.

@@ -1,4 +1,4 @@
-"""Crossbars of non-ohmic devices and floating lines, one vector of voltages at a time, in numpy (``physics.md`` 4).
+"""Crossbars of non-ohmic devices and floating lines, one vector of voltages at a time, in numpy.
 
 The state of a network is two voltages a device, u on its word line and v on its bit line, and the two currents that the
 wires carry to it there (``supplied``) and away (``drained``). Wires are linear, so these four always fit each other,

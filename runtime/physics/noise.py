@@ -1,4 +1,4 @@
-"""Read noise by moments: means and variances of devices from read to read (``physics.md`` section 3).
+"""Read noise by moments: means and variances of devices from read to read (``docs/physics.md``, Read noise).
 
 The variance of a column is one more matrix product with them (`runtime.channels`), behind wires with the factor of
 `noise_transfer`. Siemens, seconds.
@@ -107,7 +107,8 @@ def pcm_read_sigma(conductance: npt.ArrayLike, seconds: float, programmed: npt.A
 
     References
     ----------
-    ``physics.md`` section 8; Nandakumar et al., ICECS 2019, as fitted in aihwkit, where x is of the programmed device.
+    ``docs/physics.md``, Read noise; Nandakumar et al., ICECS 2019, as fitted in aihwkit, where x is of the programmed
+    device.
     """
     G = _cells("conductance", conductance)
     x = (G if programmed is None else _cells("conductance", programmed)) / PCM.reference
@@ -124,7 +125,7 @@ def cmo_hfox_read_sigma(conductance: npt.ArrayLike, seconds: float) -> Float64:
 
     References
     ----------
-    ``physics.md`` section 8; Lombardo et al., DRC 2024, as fitted in aihwkit.
+    ``docs/physics.md``, Read noise; Lombardo et al., DRC 2024, as fitted in aihwkit.
     """
     G = _cells("conductance", conductance)
     _check_time(seconds)

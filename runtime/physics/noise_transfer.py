@@ -1,4 +1,4 @@
-"""How read noise of the devices reaches the currents of a crossbar with resistive wires (``physics.md`` section 3).
+"""How read noise of the devices reaches the currents of a crossbar with resistive wires (``docs/physics.md``).
 
 A device is attenuated twice: by the wires that bring its voltage, and by those that take its noise to the sense node.
 Exactly, ``Var I_j = Σ_ik σ_ik² (A^j_ik D_ik)²`` over all cells, with D the voltage across a device and ``A^j`` the

@@ -1,4 +1,4 @@
-"""Conductance targets that undo the wires: pre-distortion of differential pairs (``physics.md`` sections 4 and 5).
+"""Conductance targets that undo the wires: pre-distortion of differential pairs (``docs/physics.md``, Pre-distortion).
 
 A tile of weights asks for pairs ``plus - minus = w * span``; resistive wires attenuate every device by a factor of its
 own, so that the columns give less, and unevenly. Targets are moved until the *effective* difference of each pair is
@@ -78,7 +78,7 @@ def predistort(
     first two steps also search the headroom of each column by the same linear model: with continuous devices the
     largest whose clipped pairs leave no more than 0.5 % of the wires' error, with levels the one that loses least by
     clipping and rounding together. Levels are chosen by coordinate descent on ``e^T H e``, row by row for all columns
-    at once (``physics.md`` section 5, item 5), so that the roundings of a column cancel for inputs like those of the
+    at once (``docs/physics.md``, Pre-distortion), so that the roundings of a column cancel for inputs like those of the
     calibration; H is `second_moment`. The best targets of all steps are kept; where they do not beat the ideal targets
     on the calibration vectors, the ideal ones are returned, with a gain where that helps. Deterministic.
 

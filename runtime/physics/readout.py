@@ -1,6 +1,6 @@
 """What stands between a column's current and its code: errors drawn once for each column and converter of a chip.
 
-``physics.md`` section 1, steps 4 to 6. Currents in amperes; errors in lsb are in units of the converter's step.
+``docs/physics.md``, From an input to a code. Currents in amperes; errors in lsb are in units of the converter's step.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Devices that lose their state for good, and when (``physics.md`` section 2). Seconds, siemens."""
+"""Devices that lose their state for good, and when (``docs/physics.md``, Devices). Seconds, siemens."""
 
 import numpy as np
 import numpy.typing as npt

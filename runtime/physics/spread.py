@@ -1,4 +1,4 @@
-"""Programming spread: how far from its target a programmed device lands (``physics.md`` section 2).
+"""Programming spread: how far from its target a programmed device lands (``docs/physics.md``, Devices).
 
 Conductances are in siemens throughout. Every draw takes its generator as an argument.
 """
@@ -164,7 +164,7 @@ def wan2022(seconds: float = 1.0) -> SpreadModel:
 
     References
     ----------
-    ``physics.md`` section 2; Wan et al., Nature 608 (2022), as fitted in aihwkit.
+    ``docs/physics.md``, Devices; Wan et al., Nature 608 (2022), as fitted in aihwkit.
     """
     times = [time for time, _ in _WAN_2022_FITS]
     if not 0 <= seconds <= times[-1]:
@@ -211,7 +211,7 @@ def cmo_hfox(acceptance: float) -> SpreadModel:
 
     References
     ----------
-    ``physics.md`` section 2; Falcone et al., as fitted in aihwkit.
+    ``docs/physics.md``, Devices; Falcone et al., as fitted in aihwkit.
     """
     if acceptance not in CMO_HFOX:
         known = " or ".join(str(value) for value in CMO_HFOX)

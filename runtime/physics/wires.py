@@ -1,4 +1,4 @@
-"""The resistance of a crossbar's wires: exact effective matrices, and their closed form (``physics.md`` section 4).
+"""The resistance of a crossbar's wires: exact effective matrices, and their closed form (``docs/physics.md``, Wires).
 
 The network of one array, M word lines by N bit lines::
 
@@ -60,7 +60,7 @@ def effective_matrix(
 ) -> Float64:
     """Matrix of a crossbar with resistive wires: the currents at its sense nodes are ``I = W @ v``, exactly.
 
-    The column march of ``physics.md`` section 4: about ``10 K^2 L`` operations with ``K = min(M, N)``,
+    The column march of ``docs/physics.md``, Wires: about ``10 K^2 L`` operations with ``K = min(M, N)``,
     ``L = max(M, N)``, and one LU factorisation of size K. Without wires W is exactly ``G.T``.
 
     Parameters
@@ -143,7 +143,7 @@ def approximate_matrix(
 
     ``a_ij`` is the resistance of the word line up to column j weighted with the devices that draw current through it,
     ``a_ij = sum_m<=j r_word_im sum_l>=m G_il``, and ``b_ij = sum_m>=i r_bit_mj sum_k<=m G_kj`` the same for the bit
-    line (``physics.md`` section 4; driver and sense included). Devices beyond an open segment give nothing.
+    line (``docs/physics.md``, Wires; driver and sense included). Devices beyond an open segment give nothing.
 
     Parameters and errors are those of `effective_matrix`.
 

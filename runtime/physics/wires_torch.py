@@ -20,7 +20,7 @@ def effective_matrix(
 ) -> Tensor:
     """Matrix of a crossbar with resistive wires, as `wires.effective_matrix`, with its exact gradient.
 
-    The gradient (with respect to G and to every resistance) is that of the adjoint march of ``physics.md`` section 4;
+    The gradient (with respect to G and to every resistance) is that of the adjoint march of ``docs/physics.md``, Wires;
     it takes a few times as long as the matrix and its memory does not grow with the number of columns. An open
     (infinite) segment has the gradient zero. Second derivatives are not given.
 

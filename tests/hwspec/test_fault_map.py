@@ -380,7 +380,7 @@ def test_a_device_is_its_partners_partner(pairing: Pairing) -> None:
 
 
 def test_a_rate_of_devices_hits_about_twice_as_many_pairs() -> None:
-    """10.79 % of the devices are 20.4 % of the pairs (``physics.md`` section 2)."""
+    """10.79 % of the devices are 20.4 % of the pairs (``docs/physics.md``, Devices)."""
     faults = drawn(arrays=20, of=array(rows=128, cols=128), stuck_hrs=0.0904, stuck_lrs=0.0175)
     for pairing in ("two_arrays", "neighbouring_columns", "neighbouring_rows"):
         found = count_states(faults, pairing)

@@ -106,13 +106,13 @@ TABLE = [
 
 @pytest.mark.parametrize(("plus", "minus", "wanted"), TABLE)
 def test_the_table_of_physics_is_the_case_of_shares_0_and_1(plus: str, minus: str, wanted: Interval) -> None:
-    """``physics.md`` section 2."""
+    """``docs/physics.md``, Devices."""
     low, high = reachable_interval(plus, minus)
     assert (float(low), float(high)) == wanted
 
 
 def test_an_open_device_takes_zero_from_pairs_of_a_high_g_min() -> None:
-    """5 to 30 kohm: an unformed plus device reaches [-1.2, -0.2] (``physics.md`` section 2)."""
+    """5 to 30 kohm: an unformed plus device reaches [-1.2, -0.2] (``docs/physics.md``, Devices)."""
     low, high = reachable_interval("unformed", "ok", g_min=1 / 30e3, g_max=1 / 5e3)
     assert (low, high) == pytest.approx((-1.2, -0.2))
 

@@ -36,7 +36,7 @@ def some(model: DriftModel, shape: tuple[int, ...] = (20, 30), seed: int = 1) ->
     return draw_trajectory(model, target, target * 1.01, generator(seed=seed))
 
 
-# Formulas at points worked out by hand (physics.md section 2).
+# Formulas at points worked out by hand (docs/physics.md, Devices).
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ def test_currents_are_conserved_and_turn_with_the_array(
 @pytest.mark.parametrize(("size", "ohms"), [(32, 2.0), (64, 1.0)])
 @pytest.mark.parametrize("iv", [CurrentVoltage(), CurrentVoltage("sinh", 3.0), CurrentVoltage("cubic", 5.0)])
 def test_normal_arrays_take_few_sweeps(size: int, ohms: float, iv: CurrentVoltage) -> None:
-    """The figures of ``physics.md`` section 4, 2 to 4 sweeps to 1e-3 and 4 to 9 to 1e-6; an error is as told."""
+    """The figures of ``docs/physics.md``, Wires, 2 to 4 sweeps to 1e-3 and 4 to 9 to 1e-6; an error is as told."""
     G = np.random.default_rng(6).uniform(1e-6, 1e-4, (size, size))
     volts = np.random.default_rng(7).uniform(-0.2, 0.2, (4, size))
     exact = solve_currents(G, volts, iv, tolerance=1e-12, r_word=ohms, r_bit=ohms)

@@ -83,7 +83,7 @@ def generator(array: int = 0) -> np.random.Generator:
     ],
 )
 def test_golden_points(model: SpreadModel, target: float, sigma: float) -> None:
-    """The formulas of physics.md section 2, worked out by hand, in µS."""
+    """The formulas of docs/physics.md, Devices, worked out by hand, in µS."""
     assert model.sigma(target * US) == pytest.approx(sigma * US, rel=1e-12)
 
 
@@ -125,7 +125,7 @@ def test_lognormal_keeps_the_median_and_not_the_mean(sigma: float) -> None:
 
 
 def test_lognormal_mean_at_sigma_two() -> None:
-    """The factor of 7.4 in physics.md: e^2 = 7.389; the logarithms are normal with σ = 2."""
+    """The factor of 7.4 in docs/physics.md: e^2 = 7.389; the logarithms are normal with σ = 2."""
     cells = program_cells(np.full(100000, US), lognormal(2.0), generator()).conductance
     assert_moments(np.log(cells / US), 0.0, 4.0)
     assert cells.mean() / US == pytest.approx(math.exp(2), rel=0.1)

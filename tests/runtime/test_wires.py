@@ -392,7 +392,7 @@ def test_the_closed_form_is_the_first_order_of_the_exact_one() -> None:
     ("ohms", "error", "ignoring"), [(0.5, 9e-4, 0.13), (1, 3e-3, 0.26), (2, 9e-3, 0.51), (5, 3e-2, 1.2)]
 )
 def test_the_closed_form_is_as_good_as_documented(ohms: float, error: float, ignoring: float) -> None:
-    """The figures of ``physics.md`` section 4: a 128 x 128 array, 1 to 100 uS with mean 23 uS, inputs of one sign."""
+    """The figures of ``docs/physics.md``, Wires: a 128 x 128 array, 1 to 100 uS with mean 23 uS, inputs of one sign."""
     rng = np.random.default_rng(0)
     G = rng.lognormal(np.log(15e-6), 1.0, (128, 128)).clip(1e-6, 1e-4)
     inputs = rng.random((200, 128))

@@ -1,0 +1,52 @@
+"""Files are written whole or not at all, through links, and into what is no file."""
+
+import os
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from hwspec.atomic import write_atomically
+
+
+def hello(stream: BinaryIO) -> None:
+    stream.write(b"hello")
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    def stop(stream: BinaryIO) -> None:
+        hello(stream)
+        raise OSError("full")
+
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="full"):
+        write_atomically(path, stop)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(Path("folder") / "target")
+    for _ in range(2):  # the target is made, then replaced
+        write_atomically(tmp_path / "link", hello)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "folder" / "target").read_bytes() == b"hello"
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader.start()
+    write_atomically(path, hello)
+    reader.join()
+    assert read == [b"hello"]
+    assert path.is_fifo()
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path, hello)
