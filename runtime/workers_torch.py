@@ -1,6 +1,7 @@
 """Samples shared out to threads on the CPU, each with memory that it keeps."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from math import prod
@@ -86,3 +87,15 @@ class Workers:
         for other in others:
             other.result()
         return cast(list[Found], found)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: sums keep their order, so that the same work gives the same bits everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads != 1:
+            torch.set_num_threads(threads)

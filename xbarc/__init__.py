@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from xbarc.finetuning import to_torch as to_torch
     from xbarc.loading import load as load
     from xbarc.page.build import report_page as report_page
+    from xbarc.sweeping.statistics import SweepReport as SweepReport
+    from xbarc.sweeping.sweep import sweep as sweep
     from xbarc.verification import VerifyReport as VerifyReport
     from xbarc.verification import verify_program as verify
 
@@ -71,6 +73,8 @@ _ROOMS = {
     "evaluate": "xbarc.evaluation",
     "ExploreReport": "xbarc.exploration_report",
     "tune_spec": "xbarc.exploration",
+    "SweepReport": "xbarc.sweeping.statistics",
+    "sweep": "xbarc.sweeping.sweep",
     "VerifyReport": "xbarc.verification",
 }
 _RENAMED = {"compile": ("xbarc.api", "compile_model"), "verify": ("xbarc.verification", "verify_program")}

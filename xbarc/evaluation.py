@@ -112,7 +112,7 @@ def evaluate(
     engine = Engine(
         program_chip(plain, Chip.ideal(plain.spec, plain.arrays) if drop else None, effects=effects), device
     )
-    ideal = _metric(data, truth, outputs("ideal", engine))
+    ideal = sample_metric(data, truth, outputs("ideal", engine))
     values, good, trim, failed = [], [], None, []
     count = chips if chip is None else 1
     for number in range(count):
@@ -125,12 +125,12 @@ def evaluate(
         programmed = program_chip(mapped, at, effects=effects, seed=one_seed, seconds=time)
         trim = programmed.report.trim if number == 0 else trim
         label = f"chip {number + 1} of {count}"
-        values.append(_metric(data, truth, outputs(label, Engine(programmed, device, seed=one_seed))))
+        values.append(sample_metric(data, truth, outputs(label, Engine(programmed, device, seed=one_seed))))
         counted = count_states(at.fault_map, program.spec.array.pairing)
         failed.append((counted.failed_share, counted.failed_pair_share or 0.0))
         if drop:
             healthy = program_chip(plain, at, effects=effects - {"failures", "retention"}, seed=one_seed, seconds=time)
-            good.append(_metric(data, truth, outputs(f"{label}, good", Engine(healthy, device, seed=one_seed))))
+            good.append(sample_metric(data, truth, outputs(f"{label}, good", Engine(healthy, device, seed=one_seed))))
     layers = []
     if by_layer:
         for layer in program.layers:
@@ -142,7 +142,7 @@ def evaluate(
                 device,
                 seed=seed,
             )
-            layers.append(LayerEval(layer=layer, value=float(_metric(data, truth, outputs(layer, alone)).mean())))
+            layers.append(LayerEval(layer=layer, value=float(sample_metric(data, truth, outputs(layer, alone)).mean())))
     of_chips = np.array(values or [ideal])
     accuracy = data.labels is not None
     of_good = np.array(good or [ideal])
@@ -152,7 +152,7 @@ def evaluate(
         model=program.tables.model_name,
         program_sha256=program.sha256,
         metric="accuracy" if accuracy else "relative_error",
-        float_=float(_metric(data, truth, truth).mean()),
+        float_=float(sample_metric(data, truth, truth).mean()),
         ideal=float(ideal.mean()),
         chips=tuple(float(value) for value in of_chips.mean(1)),
         mean=float(of_chips.mean()),
@@ -190,7 +190,7 @@ def _others(program: TileProgram, layer: str) -> Collection[str]:
     return [name for name in program.layers if name != layer]
 
 
-def _metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np.float64]:
+def sample_metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np.float64]:
     """The metric of each sample."""
     samples = len(data)
     if data.labels is not None:

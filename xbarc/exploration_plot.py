@@ -1,44 +1,24 @@
 """A figure of an exploration: quality against energy and against area, the front as a line."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwspec.atomic import write_atomically
 from hwspec.errors import DataError
-from xbarc.chip_plot import FORMATS
 from xbarc.exploration_report import ExplorePoint, ExploreReport
+from xbarc.figure import FAINT, INK, check_plot, colour, save_figure
 from xbarc.pareto import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#1f6fb2", "#d9822b", "#2f8f5b", "#c23030", "#7c4fb0", "#6b7785")
-_FRONT, _ORIGINAL = "#333f4a", "#6b7785"
 _WIDE = 10.0
 """Where the largest cost is so many times the least, the axis is logarithmic."""
 _APART = (24.0, 11.0)
 """Points of the page between two numbers of points, at least one way."""
-
-
-def check_plot(path: Path) -> None:
-    """Check that a figure can be drawn, before the work that leads to it.
-
-    Raises
-    ------
-    DataError
-        If matplotlib is not installed, or the format is another one.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise DataError(f"output {path}", f"must end in {', '.join(FORMATS)}", got=path.suffix or path.name)
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise DataError("matplotlib", "must be installed for plots", hint="pip install xbarc[plots]") from None
 
 
 def plot_exploration(report: ExploreReport, path: Path) -> None:
@@ -59,30 +39,7 @@ def plot_exploration(report: ExploreReport, path: Path) -> None:
     check_plot(path)
     if not report.ranked:
         raise DataError("plot", "needs a point that fits its chip, and there is none")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    kind = path.suffix.lower().removeprefix(".")
-    dated = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}.get(kind)
-    style: dict[Any, Any] = {"svg.hashsalt": "xbarc", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True}
-    with rc_context({**style, "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"]}):
-        figure = Figure(figsize=(7.3, 3.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        draw_exploration(figure, report)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=kind, dpi=150, facecolor="white", metadata=dated)
-    content = drawn.getvalue()
-    if kind == "svg":  # no white space at the ends of lines
-        content = b"\n".join(line.rstrip() for line in content.splitlines()) + b"\n"
-
-    def put(stream: BinaryIO) -> None:
-        stream.write(content)
-
-    try:
-        write_atomically(path, put)
-    except OSError as error:
-        raise DataError(f"output {path}", f"cannot be written ({error.strerror})") from None
+    save_figure(path, (7.3, 3.5), lambda figure: draw_exploration(figure, report))
 
 
 def draw_exploration(figure: "Figure", report: ExploreReport) -> None:
@@ -116,20 +73,20 @@ def _draw_panel(
     better = -1.0 if report.metric == "accuracy" else 1.0
     best = pareto_front([(cost, better * value) for cost, value in zip(costs, quality, strict=True)])
     line = sorted((number for number, found in enumerate(best) if found), key=lambda number: costs[number])
-    axes.plot(costs[line], quality[line], color=_FRONT, linewidth=1.2, zorder=1, label="front of the panel")
+    axes.plot(costs[line], quality[line], color=INK, linewidth=1.2, zorder=1, label="front of the panel")
     axis = report.axes[0]
     for index, value in enumerate(axis.values):
         here = np.array([point.values[axis.fields[0]] == value for point in points])
         front = np.array([point.on_front for point in points])
-        colour = _colour(index, len(axis.values))
-        axes.scatter(costs[here & ~front], quality[here & ~front], s=16, color=colour, alpha=0.35, linewidths=0)
+        shade = colour(index, len(axis.values))
+        axes.scatter(costs[here & ~front], quality[here & ~front], s=16, color=shade, alpha=0.35, linewidths=0)
         axes.scatter(
-            costs[here & front], quality[here & front], s=30, color=colour, linewidths=0.6, edgecolors="white", zorder=2
+            costs[here & front], quality[here & front], s=30, color=shade, linewidths=0.6, edgecolors="white", zorder=2
         )
         if here.any():
-            axes.scatter([], [], s=30, color=colour, label="null" if value is None else str(value))
+            axes.scatter([], [], s=30, color=shade, label="null" if value is None else str(value))
     if report.metric == "accuracy" and report.original is not None:
-        axes.axhline(100 * report.original, color=_ORIGINAL, linestyle="--", linewidth=1, label="original model")
+        axes.axhline(100 * report.original, color=FAINT, linestyle="--", linewidth=1, label="original model")
     if costs.min() > 0 and costs.max() > _WIDE * costs.min():
         axes.set_xscale("log")
     else:
@@ -150,12 +107,4 @@ def _name_points(axes: "Axes", named: Sequence[tuple[float, float, int]]) -> Non
         if any(abs(across - a) < _APART[0] and abs(up - b) < _APART[1] for a, b in placed):
             continue
         placed.append((across, up))
-        axes.annotate(f"{number}", (x, y), xytext=(5, -8), textcoords="offset points", fontsize=7, color=_FRONT)
-
-
-def _colour(index: int, of: int) -> "tuple[float, ...] | str":
-    if of <= len(_COLOURS):
-        return _COLOURS[index]
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.9 * index / (of - 1))
+        axes.annotate(f"{number}", (x, y), xytext=(5, -8), textcoords="offset points", fontsize=7, color=INK)

@@ -11,8 +11,9 @@ import pytest
 from command_line import run_xbarc
 
 import xbarc
-from xbarc.exploration_plot import check_plot, plot_exploration
+from xbarc.exploration_plot import plot_exploration
 from xbarc.exploration_report import ExploreReport
+from xbarc.figure import check_plot
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
 FEW = ("--images", "20", "--chips", "1")

@@ -16,6 +16,7 @@ from xbarc.cli import compile as compile_verb
 from xbarc.cli import eval as eval_verb
 from xbarc.cli import finetune as finetune_verb
 from xbarc.cli import report as report_verb
+from xbarc.cli import sweep as sweep_verb
 from xbarc.cli import tune_spec as tune_spec_verb
 from xbarc.cli.output import emit_json, say
 
@@ -40,6 +41,7 @@ app.command("eval")(eval_verb.eval_)
 app.command("finetune")(finetune_verb.finetune_)
 app.command("inspect")(inspect.inspect)
 app.command("report")(report_verb.report)
+app.command("sweep")(sweep_verb.sweep_)
 app.command("tune-spec")(tune_spec_verb.tune_spec_)
 app.add_typer(spec.app, name="spec")
 app.add_typer(chip.app, name="chip")

@@ -93,7 +93,8 @@ def tune_spec_(
     from compiler.compile import CompileOptions
     from hwspec.spec import HardwareSpec
     from xbarc.exploration import tune_spec
-    from xbarc.exploration_plot import check_plot, plot_exploration
+    from xbarc.exploration_plot import plot_exploration
+    from xbarc.figure import check_plot
     from xbarc.spec_grid import Axis, SpecGrid
 
     if metric not in _METRICS:

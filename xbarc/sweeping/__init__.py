@@ -1,0 +1,1 @@
+"""Sweeps: one question asked of many chips, specs and programs, on one machine or many."""
