@@ -64,7 +64,9 @@ class CompileOptions:
         Of matrices, which share out the windows of a sample: of every layer that has windows for them, of layers by
         name, or ``"balance"`` for as many as make the pipeline fastest within a budget.
     array_budget
-        Physical arrays for that; None takes the chip's (`chip.tiles`).
+        Physical arrays for that, or for `reload`; None takes the chip's (`chip.tiles`).
+    reload
+        Whether layers that do not fit together are written one segment after another.
     fuse_batchnorm
         Whether batch normalisation is fused into the layer before it.
     keep_source
@@ -81,6 +83,7 @@ class CompileOptions:
     replicas: int = 1
     copies: Copies = 1
     array_budget: int | None = None
+    reload: bool = False
     fuse_batchnorm: bool = True
     keep_source: bool = True
 
@@ -94,9 +97,13 @@ class CompileOptions:
             raise DataError("copies", f"must be a whole number from 1 to {MOST_COPIES}", got=self.copies)
         if isinstance(self.copies, str) and self.copies != "balance":
             raise DataError("copies", "must be numbers, or 'balance'", got=self.copies)
-        if self.array_budget is not None and (self.copies != "balance" or self.array_budget < 1):
-            hint = "give copies='balance' (--copies balance), and a budget from 1 up"
-            raise DataError("array budget", "is what copies are balanced within", got=self.array_budget, hint=hint)
+        if self.array_budget is not None and (not (self.copies == "balance" or self.reload) or self.array_budget < 1):
+            hint = "give copies='balance' (--copies balance) or reload (--reload), and a budget from 1 up"
+            requirement = "is what copies are balanced within, or segments are written to"
+            raise DataError("array budget", requirement, got=self.array_budget, hint=hint)
+        if self.reload and self.copies == "balance":
+            hint = "give numbers of copies (--copies 2), or leave reload out"
+            raise DataError("copies", "cannot be balanced where segments are written one after another", hint=hint)
         object.__setattr__(self, "share_arrays", chosen_share(self.share_arrays))
         object.__setattr__(self, "steps", chosen_steps(self.steps))
 
@@ -113,6 +120,8 @@ def options_of(program: TileProgram) -> CompileOptions:
         robust=tables.robust,
         replicas=max(layer.replicas for layer in tables.layers),
         copies={layer.name: layer.copies for layer in tables.layers if layer.copies > 1} or 1,
+        array_budget=tables.reload,
+        reload=tables.reload is not None,
         fuse_batchnorm=tables.fuse_batchnorm,
         keep_source=program.source is not None,
     )
@@ -135,7 +144,7 @@ def back_end(options: CompileOptions, tell: Told | None = None) -> list[Pass]:
         for what in ("mapping around failures", "making up for failures", "pre-distorting tiles")
     )
     return [
-        Place(chosen_share(options.share_arrays), options.steps, placing),
+        Place(chosen_share(options.share_arrays), options.steps, options.reload, options.array_budget, placing),
         Assign(options.steps, options.robust, making_up),
         Predistort(options.predistort, undoing),
         Ranges(),
@@ -227,6 +236,9 @@ def remap_program(
     tell: Told | None = None,
 ) -> TileProgram:
     """Place, assign and set ranges again, for a chip or for any; everything before is read from the program."""
+    reload = program.tables.reload
+    if reload is not None and not options.reload:  # it was made for so many arrays
+        options = dataclasses.replace(options, reload=True, array_budget=reload)
     mapping = for_chip(mapping_of(program, options.replicas), chip, options)
     outcome = run_passes(mapping, back_end(options, tell))
     seconds = {**program.report.seconds, **outcome.seconds}

@@ -235,6 +235,8 @@ class Mapping:
     """What each layer's digital bias takes up of its weights' errors, ``(copies, groups, N)``."""
     residues: Table[str, tuple[npt.NDArray[np.int64], Float64]] = field(default_factory=dict)
     """What digital memory holds of each layer's errors: where, in the flattened ``(groups, K, N)``, and how much."""
+    reload: int | None = None
+    """Arrays that segments of layers are written to one after another; None where all are written once."""
     tuned: bool = False
     """Whether scales and ranges were set before the weights were tuned."""
     predistorted: bool = False

@@ -98,6 +98,10 @@ class FaultMap:
         """The map of the first so many arrays."""
         return FaultMap(self.states[:arrays], self.conductance[: self._starts[min(arrays, len(self.states))]])
 
+    def repeated(self, times: int) -> "FaultMap":
+        """The map so many times, one after another."""
+        return FaultMap(np.tile(self.states, (times, 1, 1)), np.tile(self.conductance, times))
+
     @functools.cached_property
     def _starts(self) -> npt.NDArray[np.int64]:
         """Where the conductances of each array start, ``(arrays + 1,)``."""

@@ -15,6 +15,7 @@ from runtime.tables import Tile
 def check_tiles(program: TileProgram) -> None:
     """Raise `ProgramError` unless tiles and failed devices are sound; layers and the tensors' sizes were checked."""
     _check_faults(program)
+    _check_segments(program)
     for tile in program.tables.tiles:
         _check_tile(program, tile, program.tile_tensors[tile.name])
         _check_gated(program, tile)
@@ -28,8 +29,8 @@ def _check_faults(program: TileProgram) -> None:
     require(given == (faults is not None), "program", "must hold failed devices and mapped_for, or neither", given)
     if faults is not None:
         arrays, rows, cols = faults.shape
-        good = arrays >= program.arrays and (rows, cols) == (array.rows, array.cols)
-        size = f"{program.arrays} arrays of {array.rows}x{array.cols}"
+        good = arrays >= program.tables.written and (rows, cols) == (array.rows, array.cols)
+        size = f"{program.tables.written} arrays of {array.rows}x{array.cols}"
         require(good, "failed devices", f"must cover {size}", f"{arrays} of {rows}x{cols}")
     tables = program.tables
     raised = tables.robust and (given or not program.spec.failures.at_start)
@@ -42,6 +43,30 @@ def _check_faults(program: TileProgram) -> None:
     held = None if faults is None else faults.sha256
     good = held == program.tables.faults_sha256
     require(good, "failed devices", "must be those that the program was mapped around", held)
+
+
+def _check_segments(program: TileProgram) -> None:
+    """Segments are whole layers, one after another, and there are several; failed devices are the same in each."""
+    tables, reload = program.tables, program.tables.reload
+    if reload is None:
+        return
+    per_site = program.spec.array.arrays_per_site
+    require(reload % per_site == 0, "reload", f"must be whole sites of {per_site} arrays", reload)
+    require(tables.written > reload, "reload", f"must be fewer arrays than the {tables.written} of all layers", reload)
+    found: dict[str, set[int]] = {}
+    for tile in tables.tiles:
+        found.setdefault(tile.layer, set()).add(tables.segment(tile.array))
+    last = 0
+    for loop in tables.loops:
+        segments = found.get(loop.layer, {last})
+        good = len(segments) == 1 and min(segments) >= last
+        subject = f"layer {loop.layer!r}"
+        require(good, subject, "must lie in one segment, none before that of the last layer", sorted(segments))
+        last = max(segments)
+    if program.faults is not None:
+        whole = program.met(program.faults)
+        good = whole is not None and program.faults == whole.first(program.faults.shape[0])
+        require(good, "failed devices", "must be the same in every segment", reload)
 
 
 def _check_tile(program: TileProgram, tile: Tile, tensors: TileTensors) -> None:

@@ -27,6 +27,7 @@ from runtime.timing import (
     tiles_of,
     vector_bytes,
 )
+from runtime.writing import Programming, Reloading, programming_of, reloading_of
 
 COMPONENTS = ("array", "dac", "adc", "sample_hold", "shift_add", "buffer", "link", "digital", "static")
 """Of energy; `static` is what cores, tiles and the chip draw all the time."""
@@ -65,15 +66,6 @@ class Throughput(_Record):
     tops_per_mm2: float | None = Field(description="None where the spec gives no areas")
 
 
-class Programming(_Record):
-    """What writing the program onto a chip takes, every device with as many pulses as it may get."""
-
-    devices: int
-    pulses: int = Field(description="a device, at most")
-    energy: float
-    time: float = Field(description="seconds, arrays written side by side")
-
-
 class CostReport(_Record):
     """Time, energy and area of a program."""
 
@@ -92,6 +84,7 @@ class CostReport(_Record):
     bottleneck: str
     occupancy: dict[int, float] = Field(description="share of the time that each array is busy, pipelined")
     programming: Programming
+    reloading: Reloading | None = Field(description="where segments are written one after another, for every batch")
     sources: dict[str, str] = Field(description="where constants come from, and the node of each")
     excluded: tuple[str, ...]
 
@@ -111,16 +104,23 @@ class Peak(_Record):
     area: float
 
 
-def cost(program: TileProgram) -> CostReport:
+def cost(program: TileProgram, batch: int = 1) -> CostReport:
     """Time, energy and area of a program.
 
     Parameters
     ----------
     program
         The program; its calibration inputs decide what arrays draw.
+    batch
+        Samples that share the writing of segments, where a program has several (`compile` with ``reload``).
+
+    Raises
+    ------
+    DataError
+        If the batch is not positive.
     """
     spec, tables = program.spec, program.tables
-    piped, serial = schedule(program), schedule(program, pipelined=False)
+    piped, serial = (schedule(program, pipelined=pipelined, batch=batch) for pipelined in (True, False))
     draws = _line_conductances(program)
     layers = tuple(
         _layer(program, step, stage, start, draws)
@@ -133,6 +133,9 @@ def cost(program: TileProgram) -> CostReport:
     elements = sum(node.elements or 0 for node in program.report.digital)
     for name, memory in (("buffer", spec.costs.buffer), ("link", spec.costs.link)):
         dynamic[name] += 2 * elements * vector_bytes(spec) * memory.energy
+    programming, reloading = programming_of(program), reloading_of(program, batch)
+    if reloading is not None:
+        dynamic["write"] = reloading.energy / batch
     arrays = len(piped.occupancy)
     static, area = static_power(spec, arrays), chip_area(spec, arrays)
     macs = sum(layer.macs for layer in program.report.layers)
@@ -167,7 +170,8 @@ def cost(program: TileProgram) -> CostReport:
         layer_by_layer=rates(serial),
         bottleneck=piped.bottleneck,
         occupancy=piped.occupancy,
-        programming=_programming(program),
+        programming=programming,
+        reloading=reloading,
         sources=sources_of(spec),
         excluded=_excluded(program),
     )
@@ -357,19 +361,6 @@ def adc_bits_needed(spec: HardwareSpec, rows: int, *, signed: bool) -> int | Non
     return 1 + math.ceil(math.log2(largest + 1))
 
 
-def _programming(program: TileProgram) -> Programming:
-    write, pulses = program.spec.costs.write, program.spec.device.programming.pulses
-    per_array: dict[int, int] = {}
-    for tile in program.tables.tiles:
-        for number, rows, cols in program.places(tile.name).values():
-            per_array[number] = per_array.get(number, 0) + len(rows) * len(cols)
-    devices = sum(per_array.values())
-    rounds = max((-(-count // write.parallel) for count in per_array.values()), default=0)
-    return Programming(
-        devices=devices, pulses=pulses, energy=devices * pulses * write.energy, time=rounds * pulses * write.time
-    )
-
-
 def sources_of(spec: HardwareSpec) -> dict[str, str]:
     """Where the constants of costs come from: by section of the spec."""
     node = f"{spec.costs.node * 1e9:g} nm"
@@ -388,6 +379,7 @@ def _excluded(program: TileProgram) -> tuple[str, ...]:
         "reference columns of single devices" if spec.array.pairing == "reference" else "",
         "conversions, for the ADC is ideal" if spec.periphery.adc_bits is None else "",
         f"{len(unknown)} digital operators of unknown size" if unknown else "",
+        "memory for what a batch passes from one segment to the next" if program.tables.reload else "",
         "control, clocks and power supply beside the static power of the spec",
         "weights held in digital memory (residue)"
         if any(step.op == "residue" for loop in program.tables.loops for step in loop.body)

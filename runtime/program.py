@@ -109,10 +109,21 @@ class TileProgram:
     @cached_property
     def nominal_chip(self) -> Chip:
         """The chip that the program expects: nothing random, but the failed devices that it was mapped around."""
-        ideal = Chip.ideal(self.spec, max(self.arrays, 1))
-        if self.faults is None:
-            return ideal
-        return replace(ideal, arrays=self.faults.shape[0], faults=self.faults)
+        ideal, faults = Chip.ideal(self.spec, max(self.arrays, 1)), self.tested_faults
+        return ideal if faults is None else replace(ideal, arrays=faults.shape[0], faults=faults)
+
+    @property
+    def tested_faults(self) -> FaultMap | None:
+        """The failed devices of physical arrays that the program was mapped around: `faults` has them a segment."""
+        reload = self.tables.reload
+        return self.faults if self.faults is None or reload is None else self.faults.first(reload)
+
+    def met(self, faults: FaultMap | None) -> FaultMap | None:
+        """The failed devices that each array of the tiles meets, from those of physical arrays."""
+        reload = self.tables.reload
+        if faults is None or reload is None:
+            return faults
+        return faults.first(reload).repeated(-(-self.tables.written // reload))
 
     def listing(self) -> str:
         """The program as text; `runtime.listing.parse_listing` reads it back."""

@@ -186,7 +186,7 @@ def program_chip(
     spec = with_effects(program.spec, keep)
     moment = Moment(0 if chip.seed is None else chip.seed, seed, seconds)
     exact = frozenset(exact_layers)
-    faults = chip.faults if "failures" in keep else None
+    faults = program.met(chip.faults) if "failures" in keep else None
     programmed = write_program(program, spec, moment, exact, faults)
     if spec.periphery.trim.gain == "none" and not spec.periphery.trim.offset:
         return programmed
@@ -287,7 +287,8 @@ def _write(
             counts[at] = used.sum(), cells.pulses[used].sum(), astray.sum(), failed.sum(), stuck.sum()
 
     share_out(len(numbers), program_some)
-    errors = {number: draw_column_errors(spec.periphery, array.cols, moment.chip_seed, number) for number in numbers}
+    physical, chip_seed = program.tables.physical, moment.chip_seed
+    errors = {at: draw_column_errors(spec.periphery, array.cols, chip_seed, physical(at)) for at in numbers}
     devices, pulses, unconverged, lost, failed = (int(count) for count in counts.sum(0))
     report = ProgrammingReport(devices, pulses, unconverged, lost, failed)
     return ProgrammedArrays(index, conductance, variance, errors), report

@@ -247,6 +247,11 @@ class Tables(Row):
         default=False,
         description="whether the weights were changed after scales and ranges had been set, which stayed as they were",
     )
+    reload: Count | None = Field(
+        default=None,
+        description="arrays that segments of layers are written to one after another; the arrays of tiles are counted "
+        "on from one segment to the next",
+    )
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     buffers: tuple[Buffer, ...]
@@ -257,10 +262,23 @@ class Tables(Row):
     instructions: tuple[Instruction, ...]
 
     @property
-    def arrays(self) -> int:
-        """Physical arrays that the program addresses."""
+    def written(self) -> int:
+        """Arrays that tiles lie on, those of every segment counted."""
         per_site = self.spec.array.arrays_per_site
         return max((tile.array + per_site for tile in self.tiles), default=0)
+
+    @property
+    def arrays(self) -> int:
+        """Physical arrays that the program addresses."""
+        return self.written if self.reload is None else min(self.written, self.reload)
+
+    def physical(self, array: int) -> int:
+        """The physical array that an array of a tile is."""
+        return array if self.reload is None else array % self.reload
+
+    def segment(self, array: int) -> int:
+        """The segment whose layers lie on an array, counted from 0."""
+        return 0 if self.reload is None else array // self.reload
 
     @property
     def loops(self) -> Iterator[Loop]:

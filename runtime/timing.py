@@ -15,9 +15,11 @@ from functools import cached_property
 import networkx as nx
 
 from hwspec.costs import conversion_time
+from hwspec.errors import DataError
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
 from runtime.tables import Host, Loop, Mvm, window_bands
+from runtime.writing import segments_of
 
 DIGITAL = -1
 """The resource of digital segments, beside the numbers of arrays."""
@@ -65,16 +67,25 @@ class Schedule:
         When each starts on the first sample, seconds; each later sample follows after `interval`.
     interval
         Seconds from one sample to the next.
+    writes
+        Start and duration of the writing of each segment, seconds, where segments are written one after another; that
+        of the first comes before the first sample's start.
+    span
+        Seconds of a batch of samples from there to its end; None where all is written once.
     """
 
     stages: tuple[Stage, ...]
     depends: tuple[tuple[int, ...], ...]
     starts: tuple[float, ...]
     interval: float
+    writes: tuple[tuple[float, float], ...] = ()
+    span: float | None = None
 
     @property
     def latency(self) -> float:
-        """Seconds from the start of a sample to its end."""
+        """Seconds from the start of a sample to its end; of a batch where segments are written for each."""
+        if self.span is not None:
+            return self.span
         return max((at + stage.time for at, stage in zip(self.starts, self.stages, strict=True)), default=0.0)
 
     @property
@@ -156,7 +167,9 @@ def loop_stage(program: TileProgram, loop: Loop) -> Stage:
     return Stage(
         name=loop.layer,
         time=max(computed, moved),
-        resources={array + side: time for array, time in busy.items() for side in range(per_site)},
+        resources={
+            program.tables.physical(array) + side: time for array, time in busy.items() for side in range(per_site)
+        },
         vector_time=vector_time,
         limit="transfer" if moved > computed else limit,
     )
@@ -219,7 +232,7 @@ def dependencies(program: TileProgram) -> tuple[tuple[int, ...], ...]:
     return tuple(found)
 
 
-def schedule(program: TileProgram, *, pipelined: bool = True) -> Schedule:
+def schedule(program: TileProgram, *, pipelined: bool = True, batch: int = 1) -> Schedule:
     """When the instructions of a program run.
 
     Parameters
@@ -229,8 +242,49 @@ def schedule(program: TileProgram, *, pipelined: bool = True) -> Schedule:
     pipelined
         Whether samples follow one another as soon as arrays are free, each stage with buffers of its own; otherwise
         one instruction runs at a time.
+    batch
+        Samples that each segment computes before the next one is written to the same arrays, where there are several.
+
+    Raises
+    ------
+    DataError
+        If the batch is not positive.
     """
-    return plan(stages_of(program), dependencies(program), pipelined=pipelined)
+    if batch < 1:
+        raise DataError("batch", "must be at least 1", got=batch)
+    stages, depends = stages_of(program), dependencies(program)
+    if program.tables.reload is None:
+        return plan(stages, depends, pipelined=pipelined)
+    return _in_segments(program, stages, depends, pipelined=pipelined, batch=batch)
+
+
+def _in_segments(
+    program: TileProgram,
+    stages: Sequence[Stage],
+    depends: Sequence[tuple[int, ...]],
+    *,
+    pipelined: bool,
+    batch: int,
+) -> Schedule:
+    """Each segment is written, then computes the whole batch; digital stages run with the layers before them."""
+    of_layer = {tile.layer: program.tables.segment(tile.array) for tile in program.tables.tiles}
+    parts: dict[int, list[int]] = {}
+    segment = 0
+    for number, step in enumerate(program.tables.instructions):
+        segment = segment if isinstance(step, Host) else of_layer.get(step.layer, segment)
+        parts.setdefault(segment, []).append(number)
+    starts, writes, at = [0.0] * len(stages), [], 0.0
+    for segment, written in enumerate(segments_of(program)):
+        numbers = parts[segment]
+        writes.append((at, written.write_time))
+        at += written.write_time
+        here = {number: place for place, number in enumerate(numbers)}
+        waits = [[here[one] for one in depends[number] if one in here] for number in numbers]
+        found = plan([stages[number] for number in numbers], waits, pipelined=pipelined)
+        for number, start in zip(numbers, found.starts, strict=True):
+            starts[number] = at + start
+        at += found.latency + (batch - 1) * found.interval
+    return Schedule(tuple(stages), tuple(depends), tuple(starts), at / batch, tuple(writes), at)
 
 
 def plan(stages: Sequence[Stage], depends: Sequence[Iterable[int]], *, pipelined: bool) -> Schedule:

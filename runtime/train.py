@@ -122,7 +122,7 @@ class CrossbarModule(nn.Module):
             self._engine = Engine(programmed, self._device, seed=self._seed)
         else:
             self._engine.put(programmed)
-        faults = chip.faults if "failures" in self._effects else None
+        faults = program.met(chip.faults) if "failures" in self._effects else None
         for layer in self.layers:
             if not self._engine.trains(layer):
                 hint = (

@@ -110,9 +110,9 @@ def _check_like(
         raise DataError("calibration", "must not be given with like, whose ranges stay", hint="leave it out")
     if chip is not None:
         chip.check_fits(like.spec, like.arrays)
-        arrays = like.arrays if like.faults is None else like.faults.shape[0]
-        tested = chip.as_tested(like.spec).fault_map.first(arrays)
-        if tested != like.faults and (tested.failed or like.faults is not None):
+        known = like.tested_faults
+        tested = chip.as_tested(like.spec).fault_map.first(like.arrays if known is None else known.shape[0])
+        if tested != known and (tested.failed or known is not None):
             requirement = "must be the one that the program given as like is mapped for"
             raise ChipError("chip", requirement, got=chip.sha256[:12], hint=hint)
 

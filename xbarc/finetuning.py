@@ -256,7 +256,7 @@ def _prepared(
         program = remap_program(program, again, chip)
         notes.append("the program was mapped around the failed devices of the chip first")
     elif program.tables.predistorted:
-        known = None if program.faults is None else chip or replace(program.nominal_chip, faults=program.faults)
+        known = None if program.faults is None else chip or program.nominal_chip
         program = remap_program(program, again, known)
         notes.append("targets do not undo the wires any more: training takes them into account itself")
     if chip is not None:

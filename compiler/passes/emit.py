@@ -50,6 +50,7 @@ def emit(mapping: Mapping, report: CompileReport, *, keep_source: bool = True) -
         mapping_steps=mapping.steps,
         robust=mapping.robust,
         tuned=mapping.tuned,
+        reload=mapping.reload,
         inputs=graph.inputs,
         outputs=graph.outputs,
         buffers=graph.buffers,

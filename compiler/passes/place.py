@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,10 +15,11 @@ from compiler.mapping import Mapping, MatrixLayer, Placement
 from compiler.moments import Moments, known_whole, moments_of
 from compiler.orders import Order
 from compiler.packing import Share, Territory, pack_grids, sites_of
+from compiler.reloading import in_segments, segments_of
 from compiler.step_errors import FIRST, Errors, StepErrors, joint_errors, squared
 from compiler.steps import ALL
 from compiler.strips import Strip, layer_strips, order_strip, placement_of, start_strip, takes_bias
-from hwspec.errors import DoesNotFit, FitReport
+from hwspec.errors import DataError, DoesNotFit, FitReport
 from runtime.pairs import PairRules, SitePairs, site_pairs
 from runtime.physics.wires import share_out
 
@@ -41,38 +42,87 @@ class Place:
         Which tiles may share an array (`compiler.packing.pack_layers`).
     steps
         Of mapping around failures (`compiler.steps.STEPS`).
+    reload
+        Whether layers that do not fit together are cut into segments that are written one after another.
+    budget
+        Physical arrays for that; None takes those of the chip (`chip.tiles`).
     progress
         Called with the number of row blocks whose lines are chosen, and of all.
     """
 
     share: Share = "layer"
     steps: Collection[str] = ALL
+    reload: bool = False
+    budget: int | None = None
     progress: Progress | None = None
     name: ClassVar[str] = "place"
     requires: ClassVar[tuple[str, ...]] = ("quantize",)
 
     def run(self, mapping: Mapping) -> Mapping:
         """Fill `placements`; with failures known also `gated` and `step_errors`."""
-        territories = pack_grids(
-            {layer.name: mapping.grids[layer.name] for layer in mapping.layers},
+        names, per_site = _in_turn(mapping), mapping.spec.array.arrays_per_site
+        territories = self._packed(mapping, names)
+        needed, bound = sites_of(territories) * per_site, mapping.spec.chip.arrays
+        if self.reload:
+            sites = self._arrays(mapping) // per_site
+            if needed > sites * per_site:
+                territories = in_segments(names, functools.partial(self._packed, mapping), sites, per_site)
+                mapping = _on_segments(mapping, sites * per_site, segments_of(territories, sites))
+                needed = sites_of(territories) * per_site
+        elif bound is not None and needed > bound:
+            raise DoesNotFit(self._misfit(mapping, names, needed, bound))
+        arrays = {name: [place.site * per_site for place in places] for name, places in territories.items()}
+        signs = {layer.name: column_signs(mapping, layer) for layer in mapping.layers}
+        if mapping.faults is None:
+            return replace(mapping, placements=_in_order(mapping, territories, arrays, signs))
+        if needed > len(mapping.faults.states):
+            raise DoesNotFit(self._misfit(mapping, names, needed, len(mapping.faults.states)))
+        return _around_failures(mapping, territories, arrays, signs, self.steps, self.progress)
+
+    def _packed(self, mapping: Mapping, names: Sequence[str]) -> dict[str, tuple[Territory, ...]]:
+        """The territories of the tiles of these layers."""
+        return pack_grids(
+            {name: mapping.grids[name] for name in names},
             mapping.spec.array,
             share=self.share,
             spares=mapping.faults is not None and "spares" in self.steps,
         )
-        per_site = mapping.spec.array.arrays_per_site
-        arrays = {name: [place.site * per_site for place in places] for name, places in territories.items()}
-        needed = sites_of(territories) * per_site
-        _check_fits(needed, mapping.spec.chip.arrays)
-        signs = {layer.name: column_signs(mapping, layer) for layer in mapping.layers}
-        if mapping.faults is None:
-            return replace(mapping, placements=_in_order(mapping, territories, arrays, signs))
-        _check_fits(needed, len(mapping.faults.states))
-        return _around_failures(mapping, territories, arrays, signs, self.steps, self.progress)
+
+    def _arrays(self, mapping: Mapping) -> int:
+        """Arrays that segments are written to."""
+        per_site, bound = mapping.spec.array.arrays_per_site, self.budget or mapping.spec.chip.arrays
+        if bound is None:
+            hint = "give --array-budget, or a chip with a number of tiles (chip.tiles)"
+            raise DataError("reload", "needs a number of arrays to write segments to", hint=hint)
+        there = None if mapping.faults is None else len(mapping.faults.states)
+        for most in (mapping.spec.chip.arrays, there):
+            if most is not None and bound > most:
+                raise DoesNotFit(FitReport(bound, most, bound - most, levers=(f"--array-budget {most} or less",)))
+        if bound < per_site:
+            raise DoesNotFit(FitReport(per_site, bound, per_site - bound, levers=("a chip with more arrays",)))
+        return bound
+
+    def _misfit(self, mapping: Mapping, names: Sequence[str], needed: int, bound: int) -> FitReport:
+        """What to do where the arrays are too few."""
+        report, per_site = FitReport(needed, bound, needed - bound), mapping.spec.array.arrays_per_site
+        try:
+            parts = in_segments(names, functools.partial(self._packed, mapping), bound // per_site, per_site)
+        except DoesNotFit:  # one layer alone needs more
+            return report
+        told = f"--reload, which writes it in {segments_of(parts, bound // per_site)} segments one after another"
+        return replace(report, levers=(*report.levers, told))
 
 
-def _check_fits(needed: int, bound: int | None) -> None:
-    if bound is not None and needed > bound:
-        raise DoesNotFit(FitReport(demand=needed, bound=bound, gap=needed - bound))
+def _in_turn(mapping: Mapping) -> list[str]:
+    """Names of the layers in the order in which they run."""
+    names = {layer.name for layer in mapping.layers}
+    return [step for step in mapping.lowered.steps if isinstance(step, str) and step in names]
+
+
+def _on_segments(mapping: Mapping, arrays: int, segments: int) -> Mapping:
+    """The mapping onto arrays that are written so many times; failed devices are there each time."""
+    faults = None if mapping.faults is None else mapping.faults.first(arrays).repeated(segments)
+    return replace(mapping, reload=arrays, faults=faults)
 
 
 def _in_order(
@@ -128,7 +178,7 @@ def _around_failures(
             mapping, layer, territories[layer.name], arrays[layer.name], signs[layer.name], centred="bias" in steps
         )
     ]
-    rules, per_site = PairRules.of(spec, mapping.replicas), spec.array.arrays_per_site
+    rules = PairRules.of(spec, mapping.replicas)
     turn, router = can_turn(mapping), spec.array.router
     first: list[dict[str, Errors]] = [{}] * len(strips)
     later = list(first)
@@ -146,8 +196,7 @@ def _around_failures(
 
     share_out(len(strips), start)
     if "arrays" in steps:
-        needed = max(number for strip in strips for number in strip.arrays) + per_site
-        chosen = choose_arrays(strips, pairs, rules, needed, len(faults.states), per_site, turn=turn)
+        chosen = _on_chosen_arrays(mapping, strips, pairs, rules)
     share_out(len(strips), order)
     errors: dict[str, StepErrors] = {layer.name: StepErrors() for layer in mapping.layers}
     for at in _joint_rows(mapping, strips):
@@ -169,6 +218,26 @@ def _around_failures(
         step_errors=errors,
     )
     return replace(placed, gated=gate_lines(placed))
+
+
+def _on_chosen_arrays(
+    mapping: Mapping, strips: list[Strip], pairs: Callable[[int], SitePairs], rules: PairRules
+) -> list[Strip]:
+    """The strips on the arrays where they lose least, each within its segment."""
+    assert mapping.faults is not None
+    per_site, arrays = mapping.spec.array.arrays_per_site, len(mapping.faults.states)
+    size = mapping.reload or arrays
+    found = list(strips)
+    for start in range(0, arrays, size):
+        at = [one for one, strip in enumerate(strips) if start <= strip.arrays[0] < start + size]
+        part = [strips[one] for one in at]
+        if not part:
+            continue
+        needed = max(number for strip in part for number in strip.arrays) + per_site
+        chosen = choose_arrays(part, pairs, rules, needed, min(start + size, arrays), per_site, turn=can_turn(mapping))
+        for one, strip in zip(at, chosen, strict=True):
+            found[one] = strip
+    return found
 
 
 def _joint_rows(mapping: Mapping, strips: list[Strip]) -> list[list[int]]:

@@ -283,6 +283,31 @@ def test_copies_share_out_windows(xbarc: Run) -> None:
         refusal(xbarc("compile", DIGITS, "-o", "x.xbar", *options), 2, *hints)
 
 
+def test_too_few_arrays_are_written_segment_after_segment(xbarc: Run) -> None:
+    few = ("--set", "chip.tiles=1", "--set", "chip.cores_per_tile=1", "--set", "chip.arrays_per_core=12")
+    refusal(xbarc("compile", DIGITS, "-o", "x.xbar", *few), 4, "--reload, which writes it in 2 segments")
+    assert xbarc("compile", DIGITS, "-o", "a.xbar", *few, "--reload").code == 0
+    assert load_program(Path("a.xbar")).arrays == 12
+    assert xbarc("compile", DIGITS, "-o", "b.xbar", "--reload", "--array-budget", "12").code == 0
+    assert load_program(Path("b.xbar")).tables.reload == 12
+    assert xbarc("verify", "a.xbar").code == 0
+    told = xbarc("report", "a.xbar", "--batch", "100").out
+    for part in ("Segments that are written to 12 arrays", "wear", "2 writes of an array for each batch"):
+        assert part in told
+    assert xbarc("report", "a.xbar", "--batch", "7", "--html", "a.html").code == 0
+    page = Path("a.html").read_text(encoding="utf-8")
+    assert "for every 7" in page
+    assert "2\u00a0writes" in page or "2 writes" in page
+    one, many = (xbarc("report", "a.xbar", "--batch", batch, "--json").json for batch in ("1", "100"))
+    assert one["reloading"]["batch"] == 1
+    assert many["energy"]["write"] == one["energy"]["write"] / 100
+    assert many["pipelined"]["interval"] < one["pipelined"]["interval"]
+    refusal(xbarc("compile", DIGITS, "-o", "x.xbar", "--reload"), 2, "--array-budget")
+    refusal(xbarc("compile", DIGITS, "-o", "x.xbar", "--array-budget", "4"), 2, "--reload")
+    balanced = ("--reload", "--copies", "balance", "--array-budget", "12")
+    refusal(xbarc("compile", DIGITS, "-o", "x.xbar", *balanced), 2, "cannot be balanced")
+
+
 def xbarc_digits(xbarc: Run, name: str) -> str:
     assert xbarc("compile", DIGITS, "-o", name).code == 0
     return name

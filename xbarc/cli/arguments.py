@@ -49,7 +49,8 @@ CopiesOption = Annotated[
     ),
 ]
 ArrayBudget = Annotated[
-    int | None, typer.Option(min=1, help="Arrays to balance copies within (default: those of the chip).")
+    int | None,
+    typer.Option(min=1, help="Arrays to balance copies within or to reload (default: those of the chip)."),
 ]
 Predistort = Annotated[bool, typer.Option(help="Let targets undo the resistance of wires.")]
 MappedChip = Annotated[

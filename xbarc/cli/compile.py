@@ -71,6 +71,9 @@ def compile_(
     ] = 1,
     copies: CopiesOption = None,
     array_budget: ArrayBudget = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Write layers that do not fit together in segments, one after another.")
+    ] = False,
     robust: Robust = True,
     fuse_batchnorm: Annotated[bool, typer.Option(help="Fuse batch normalisation into layers.")] = True,
     source: Annotated[bool, typer.Option(help="Keep the model in the program; later verbs need it.")] = True,
@@ -106,6 +109,7 @@ def compile_(
         replicas=replicas,
         copies=parse_copies(copies or []),
         array_budget=array_budget,
+        reload=reload,
         fuse_batchnorm=fuse_batchnorm,
         keep_source=source,
     )

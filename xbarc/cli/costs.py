@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from runtime.costing import CostReport, Throughput
+from runtime.writing import Reloading
 from xbarc.cli.output import say, table
 from xbarc.quantities import engineering
 
@@ -59,11 +60,36 @@ def print_cost(report: CostReport) -> None:
         f"programming   {engineering(writing.energy, 'J')} and {engineering(writing.time, 's')}: {writing.devices:,} "
         f"devices, at most {writing.pulses} pulses each"
     )
+    if report.reloading is not None:
+        _print_reloading(report.reloading)
     say("1 MAC is 2 operations; only MACs on arrays count")
     for path, source in report.sources.items():
         say(f"source        {path}: {source}")
     for reason in report.excluded:
         say(f"left out      {reason}")
+
+
+def _print_reloading(found: Reloading) -> None:
+    say("")
+    table(
+        ("segment", "layers", "arrays", "devices", "writing", "energy"),
+        [
+            [
+                str(number),
+                ", ".join(segment.layers),
+                f"{segment.arrays:,}",
+                f"{segment.devices:,}",
+                engineering(segment.write_time, "s"),
+                engineering(segment.energy, "J"),
+            ]
+            for number, segment in enumerate(found.segments, 1)
+        ],
+        f"Segments that are written to {found.arrays:,} arrays one after another, for every {found.batch:,} samples",
+    )
+    say(
+        f"wear          {found.writes} writes of an array for each batch, at most {found.pulses} pulses on a device; "
+        f"{engineering(found.energy, 'J')} and {engineering(found.time, 's')}, shared by {found.batch:,} samples"
+    )
 
 
 def print_comparison(reports: Sequence[CostReport], names: Sequence[str]) -> None:

@@ -171,12 +171,13 @@ def note_other_chip(program: "TileProgram", chip: "Chip | None", chips: int, see
     """
     from hwspec.chip import Chip
 
-    if program.faults is None or (chip is None and chips == 0):
+    mapped_for = program.tested_faults
+    if mapped_for is None or (chip is None and chips == 0):
         return
     if chip is None and chips == 1:
         chip = Chip.sample(program.spec, program.arrays, seed)
-    known = None if chip is None else chip.as_tested(program.spec).fault_map.first(program.faults.shape[0])
-    if known == program.faults:
+    known = None if chip is None else chip.as_tested(program.spec).fault_map.first(mapped_for.shape[0])
+    if known == mapped_for:
         return
     others = "other chips" if chip is None else "another one"
     note(

@@ -26,6 +26,9 @@ def report(
             "--eval", metavar="JSON", help="With --html: what `xbarc eval --json` printed, for accuracy across chips."
         ),
     ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Samples that share the writing of segments, where a program has several.")
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Show what a program takes on its hardware: time, energy, area, and what sets them."""
@@ -37,7 +40,7 @@ def report(
         raise DataError("programs", "must be one, or two to compare", got=len(programs))
     path, evaluation = _page_of(programs, html, evaluated)
     loaded = [load(program) for program in programs]
-    reports = [cost(program) for program in loaded]
+    reports = [cost(program, batch) for program in loaded]
     if path is not None:
         from xbarc.page.build import report_page, save_page
 

@@ -59,7 +59,8 @@ def report_page(program: TileProgram, evaluation: EvalReport | None = None, *, c
             hint="evaluate this program, or report the one that was evaluated",
         )
     costs = costs or cost(program)
-    piped, serial = schedule(program), schedule(program, pipelined=False)
+    batch = 1 if costs.reloading is None else costs.reloading.batch
+    piped, serial = (schedule(program, pipelined=pipelined, batch=batch) for pipelined in (True, False))
     sections = [
         summary(program, costs),
         graph(program, piped),

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from runtime.costing import CostReport
+from runtime.writing import Reloading
 from xbarc.page.drawing import label, line, rectangle, svg
-from xbarc.page.markup import Cell, Html, count, element, paragraph, quantity, section, share, table, together
+from xbarc.page.markup import Cell, Html, count, element, named, paragraph, quantity, section, share, table, together
 from xbarc.page.summary import area
 
 _BAR, _LEFT, _WIDTH, _RIGHT = 20, 96, 300, 124
@@ -29,7 +30,31 @@ def components(costs: CostReport) -> Html:
     bars = [_bars("Energy a sample, pipelined", energy, _joules)]
     bars.append(_bars("Area", costs.area, area) if whole else paragraph("The spec gives no areas."))
     split = element("div", {"class": "beside"}, element("div", None, *bars), table(columns, rows, "Energy and area"))
-    return section("components", "Energy and area by component", split, paragraph(written))
+    reloaded = [] if costs.reloading is None else _segments(costs.reloading)
+    return section("components", "Energy and area by component", split, *(reloaded or [paragraph(written)]))
+
+
+def _segments(found: Reloading) -> list[Html]:
+    """What writing segments one after another takes, and what it wears."""
+    rows = [
+        [
+            Cell(str(number), number),
+            Cell(together(f"{', ' if at else ''}{named(name)}" for at, name in enumerate(segment.layers))),
+            Cell(f"{segment.arrays:,}", segment.arrays),
+            Cell(f"{segment.devices:,}", segment.devices),
+            Cell(quantity(segment.write_time, "s"), segment.write_time),
+            Cell(quantity(segment.energy, "J"), segment.energy),
+        ]
+        for number, segment in enumerate(found.segments, 1)
+    ]
+    batch, wear = f"{quantity(found.energy, 'J')} and {quantity(found.time, 's')} a batch", count(found.writes, "write")
+    told = (
+        f"Segments of layers are written to the same {count(found.arrays, 'array')} one after another, for every "
+        f"{count(found.batch, 'sample')}: {batch}, counted above, and {wear} of an array, at most "
+        f"{count(found.pulses, 'pulse')} on a device."
+    )
+    columns = ("segment", "layers", "arrays", "devices", "writing", "energy of writing")
+    return [element("h3", None, "Segments"), paragraph(told), table(columns, rows, "Segments")]
 
 
 def shown(name: str) -> str:
