@@ -117,6 +117,27 @@ loss: 90
     assert {point["chips"] for point in json.loads(ended.stdout)["points"]} == {1}
 
 
+def test_the_page_of_a_program_shows_a_sweep(written: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = written
+    page, other = tmp_path / "page.html", tmp_path / "other.xbar"
+    ended = run_xbarc("report", folder / "model.xbar", "--html", page, "--sweep", folder / "all.db")
+    assert ended.code == 0, ended.stderr
+    text = page.read_text(encoding="utf-8")
+    for told in ('id="sweep"', 'href="#sweep"', RATE, "0.05", "1h", "Sweep"):
+        assert told in text
+    assert ("data:image/svg+xml" in text) == _has("matplotlib")
+    cases.program_of(model=cases.classifier(softmax=True)).save(other)
+    for arguments, told in (
+        ((other, "--html", page, "--sweep", folder / "all.db"), "must be of the model of this program"),
+        ((other, "--sweep", folder / "all.db"), "--sweep must be given with --html"),
+        ((other, "--html", page, "--sweep", other), "must be a file that `xbarc sweep` wrote"),
+    ):
+        ended = run_xbarc("report", *arguments)
+        assert ended.code == 2
+        assert told in ended.stderr
+    assert page.read_text(encoding="utf-8") == text
+
+
 def test_chips_are_added_until_the_interval_is_narrow(folder: Path) -> None:
     out, _ = run(
         folder,

@@ -11,6 +11,7 @@ from xbarc.cli.output import emit_json, note
 
 if TYPE_CHECKING:
     from xbarc.eval_report import EvalReport
+    from xbarc.sweeping.statistics import SweepReport
 
 
 def report(
@@ -26,6 +27,9 @@ def report(
             "--eval", metavar="JSON", help="With --html: what `xbarc eval --json` printed, for accuracy across chips."
         ),
     ] = None,
+    swept: Annotated[
+        str | None, typer.Option("--sweep", metavar="DB", help="With --html: the results of `xbarc sweep`.")
+    ] = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Samples that share the writing of segments, where a program has several.")
     ] = 1,
@@ -38,13 +42,13 @@ def report(
 
     if len(programs) > 2:
         raise DataError("programs", "must be one, or two to compare", got=len(programs))
-    path, evaluation = _page_of(programs, html, evaluated)
+    path, evaluation, sweep = _page_of(programs, html, evaluated, swept)
     loaded = [load(program) for program in programs]
     reports = [cost(program, batch) for program in loaded]
     if path is not None:
         from xbarc.page.build import report_page, save_page
 
-        page = report_page(loaded[0], evaluation, costs=reports[0])
+        page = report_page(loaded[0], evaluation, costs=reports[0], swept=sweep)
         save_page(page, path)
     if json:
         dumped = [{"program": path, **one.model_dump(mode="json")} for path, one in zip(programs, reports, strict=True)]
@@ -59,17 +63,25 @@ def report(
         note(f"written to {html} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def _page_of(programs: list[str], html: str | None, evaluated: str | None) -> "tuple[Path | None, EvalReport | None]":
-    """Where the page goes and what it has of an evaluation, checked before any work."""
+def _page_of(
+    programs: list[str], html: str | None, evaluated: str | None, swept: str | None
+) -> "tuple[Path | None, EvalReport | None, SweepReport | None]":
+    """Where the page goes and what it has of an evaluation and of a sweep, checked before any work."""
     if html is None:
-        if evaluated is not None:
-            raise DataError("--eval", "must be given with --html", hint="it is drawn on the page")
-        return None, None
+        for option, given in (("--eval", evaluated), ("--sweep", swept)):
+            if given is not None:
+                raise DataError(option, "must be given with --html", hint="it is drawn on the page")
+        return None, None, None
     if len(programs) != 1:
         raise DataError("--html", "must be given with one program", got=len(programs), hint="a page is of one program")
     path = output_path(html, keep=programs[0])
-    if evaluated is None:
-        return path, None
-    from xbarc.eval_report import read_eval
+    evaluation = sweep = None
+    if evaluated is not None:
+        from xbarc.eval_report import read_eval
 
-    return output_path(html, keep=evaluated), read_eval(Path(evaluated))
+        path, evaluation = output_path(html, keep=evaluated), read_eval(Path(evaluated))
+    if swept is not None:
+        from xbarc.sweeping.statistics import report_of
+
+        path, sweep = output_path(html, keep=swept), report_of(Path(swept))
+    return path, evaluation, sweep

@@ -20,7 +20,9 @@ from xbarc.page.markup import Html, element, named, text
 from xbarc.page.occupancy import occupancy
 from xbarc.page.sources import sources
 from xbarc.page.summary import summary
+from xbarc.page.sweep import sweep
 from xbarc.page.tiles import tiles
+from xbarc.sweeping.statistics import SweepReport
 
 _SECTIONS = {
     "summary": "Summary",
@@ -30,11 +32,18 @@ _SECTIONS = {
     "occupancy": "Occupancy",
     "components": "Energy and area",
     "chips": "Chips",
+    "sweep": "Sweep",
     "sources": "Sources",
 }
 
 
-def report_page(program: TileProgram, evaluation: EvalReport | None = None, *, costs: CostReport | None = None) -> str:
+def report_page(
+    program: TileProgram,
+    evaluation: EvalReport | None = None,
+    *,
+    costs: CostReport | None = None,
+    swept: SweepReport | None = None,
+) -> str:
     """The report of a program as one HTML page.
 
     Parameters
@@ -45,12 +54,16 @@ def report_page(program: TileProgram, evaluation: EvalReport | None = None, *, c
         What `xbarc.evaluate` found of it; without, the page has no section on accuracy.
     costs
         What `xbarc.cost` found of it, where that is at hand.
+    swept
+        What `xbarc.sweep` found of its model; without, the page has no section on sweeps.
 
     Raises
     ------
     DataError
-        If the evaluation is of another program.
+        If the evaluation is of another program, or the sweep of another model.
     """
+    if swept is not None and swept.model_sha256 != program.tables.model_sha256:
+        raise DataError("sweep", f"must be of the model of this program ({program.tables.model_name!r})")
     if evaluation is not None and evaluation.program_sha256 != program.sha256:
         raise DataError(
             "evaluation",
@@ -69,9 +82,11 @@ def report_page(program: TileProgram, evaluation: EvalReport | None = None, *, c
         occupancy(program, piped, serial),
         components(costs),
         *([] if evaluation is None else [chips(evaluation)]),
+        *([] if swept is None else [sweep(swept)]),
         sources(program, costs),
     ]
-    shown = [name for name in _SECTIONS if name != "chips" or evaluation is not None]
+    missing = {name for name, one in (("chips", evaluation), ("sweep", swept)) if one is None}
+    shown = [name for name in _SECTIONS if name not in missing]
     links = element(
         "ul",
         None,

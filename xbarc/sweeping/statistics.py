@@ -38,6 +38,7 @@ class SweepReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model_sha256: str = Field(description="of the original model")
     metric: str
     original: float = Field(description="the metric of the original model in onnxruntime")
     samples: int
@@ -81,6 +82,7 @@ def report_of(path: Path, loss: float = 0.01) -> SweepReport:
         found.append(statistics_of(program, values, done, failed, original=original, loss=loss, accuracy=accuracy))
     names = dict.fromkeys(name for point in found for name in point.values)
     return SweepReport(
+        model_sha256=facts["model"],
         metric=facts["metric"],
         original=original,
         samples=int(facts["samples"]),

@@ -186,6 +186,7 @@ def sweep(
             for at, point in enumerate(found)
         )
     return SweepReport(
+        model_sha256=identity["model"],
         metric=identity["metric"],
         original=original,
         samples=len(samples),
