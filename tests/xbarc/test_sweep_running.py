@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwspec.errors import DataError
@@ -107,6 +107,7 @@ def test_every_trial_is_run_once(tmp_path: Path) -> None:
     assert set(rows[0]) == {"a", "b", *FIXED}
 
 
+@settings(deadline=None)  # every transaction waits for the disk
 @given(st.sets(st.integers(0, 60)), st.integers(1, 4))
 def test_workers_that_die_at_any_moment_lose_nothing(deaths: set[int], workers: int) -> None:
     calls, alone = itertools.count(), collections.Counter[Unit]()

@@ -22,9 +22,7 @@ def sweep(report: SweepReport) -> Html:
     programs = ("program",) if report.several_programs else ()
     columns = (*programs, *report.axes, "chips", unit, "95 % interval", "worst", "yield")
     rows = [_row(report, point) for point in report.points]
-    told = (
-        "A trial is one chip. The interval is Student's, over chips; the yield is the share of good chips."
-    )
+    told = "A trial is one chip. The interval is Student's, over chips; the yield is the share of good chips."
     return section(
         "sweep",
         "Sweep",

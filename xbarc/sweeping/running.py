@@ -1,9 +1,11 @@
 """Running the trials that are missing: cut into units, retried where a worker dies, kept as they come."""
 
 import collections
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 from hwspec.errors import DataError, XbarcError
 from xbarc.sweeping.plan import Point
@@ -88,6 +90,7 @@ class Runner:
         self.done = [self.store.done(point) for point in self.points]
         self.failed = [set() for _ in self.points]
         self._flying: dict[Future[list[Trial]], Unit] = {}
+        self._ended: SimpleQueue[Future[list[Trial]]] = SimpleQueue()
         self._tried: collections.Counter[tuple[int, int]] = collections.Counter()
         self._alone: collections.deque[Unit] = collections.deque()
         self._seconds: dict[int, float] = {}
@@ -130,18 +133,41 @@ class Runner:
             if not self._flying:
                 return
             beside = len(self._flying) > 1
-            finished, _ = wait(self._flying, return_when=FIRST_COMPLETED)
+            finished = self._ended_units()
+            self._keep(finished)
             died = False
-            for future in sorted(finished, key=_failed):  # what is done is kept before an error ends everything
-                died |= self._take(pool, self._flying.pop(future), future, beside=beside)
+            for future in finished & self._flying.keys():
+                died |= self._failed_unit(pool, self._flying.pop(future), future, beside=beside)
             if died and pool.renew():
-                for future in list(self._flying):  # some may have ended before all workers went
-                    unit = self._flying.pop(future)
-                    if future.done():
-                        self._take(pool, unit, future, beside=True)
-                    else:
-                        self._alone.extend(unit.alone())
+                self._keep(future for future in self._flying if future.done())  # some ended before all workers went
+                for unit in self._flying.values():
+                    self._alone.extend(unit.alone())
+                self._flying.clear()
             self._tell()
+
+    def _ended_units(self) -> set["Future[list[Trial]]"]:
+        """Units that have ended, at least one; nothing here grows with the number of those under way."""
+        found: set[Future[list[Trial]]] = set()
+        while not found:
+            found = {self._ended.get()}
+            with contextlib.suppress(Empty):
+                while True:
+                    found.add(self._ended.get_nowait())
+            found &= self._flying.keys()  # those of workers that are gone may still end
+        return found
+
+    def _keep(self, finished: Iterable["Future[list[Trial]]"]) -> None:
+        """Keep the trials of units that succeeded, in one transaction."""
+        good = [future for future in finished if not future.cancelled() and future.exception() is None]
+        units = [(self._flying.pop(future), future.result()) for future in good]
+        self.store.add(self.points, [trial for _, trials in units for trial in trials])
+        for unit, trials in units:
+            for trial in trials:
+                self.done[unit.point][trial.seed] = trial.value
+                before = self._seconds.get(unit.point, trial.seconds)
+                self._seconds[unit.point] = (before + trial.seconds) / 2
+            self.ran += len(trials)
+            self._settled(unit.point, len(trials))
 
     def _fill(self, pool: Pool) -> None:
         """Give every worker something to do; what may have killed one runs with nothing beside it."""
@@ -156,7 +182,9 @@ class Runner:
             self._submit(pool, unit)
 
     def _submit(self, pool: Pool, unit: Unit) -> None:
-        self._flying[pool.submit(unit)] = unit
+        future = pool.submit(unit)
+        self._flying[future] = unit
+        future.add_done_callback(self._ended.put)
 
     def _next(self, workers: int) -> Unit | None:
         while self._ready:
@@ -177,34 +205,26 @@ class Runner:
         self._left -= count
         self._extend(number)
 
-    def _take(self, pool: Pool, unit: Unit, future: "Future[list[Trial]]", *, beside: bool) -> bool:
-        """Keep the result of a unit, or see why there is none; returns whether workers died."""
-        try:
-            trials = future.result()
-        except CancelledError:
-            raise DataError("scheduler", "was lost", hint="start it again, and the sweep with --resume") from None
-        except XbarcError as error:
-            if len(unit.seeds) > 1:
+    def _failed_unit(self, pool: Pool, unit: Unit, future: "Future[list[Trial]]", *, beside: bool) -> bool:
+        """See why a unit failed, and what to do with its trials; returns whether workers died."""
+        if future.cancelled():
+            raise _lost()
+        error = future.exception()
+        if isinstance(error, CancelledError):
+            raise _lost()
+        if error is not None and pool.lost(error):
+            if beside:  # it need not have been this unit
                 self._alone.extend(unit.alone())
             else:
-                self._give_up(unit, str(error))
-        except Exception as error:
-            if pool.lost(error):
-                if beside:  # it need not have been this unit
-                    self._alone.extend(unit.alone())
-                else:
-                    self._again(unit, "its worker died")
-                return True
+                self._again(unit, "its worker died")
+            return True
+        if not isinstance(error, XbarcError):
             reason = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
             self._again(unit, reason)
+        elif len(unit.seeds) > 1:
+            self._alone.extend(unit.alone())
         else:
-            self.store.add(self.points, trials)
-            for trial in trials:
-                self.done[unit.point][trial.seed] = trial.value
-                before = self._seconds.get(unit.point, trial.seconds)
-                self._seconds[unit.point] = (before + trial.seconds) / 2
-            self.ran += len(trials)
-            self._settled(unit.point, len(trials))
+            self._give_up(unit, str(error))
         return False
 
     def _again(self, unit: Unit, reason: str) -> None:
@@ -228,5 +248,5 @@ class Runner:
             self.progress("trials", total - self._left, total)
 
 
-def _failed(future: "Future[list[Trial]]") -> bool:
-    return future.cancelled() or future.exception() is not None
+def _lost() -> DataError:
+    return DataError("scheduler", "was lost", hint="start it again, and the sweep with --resume")

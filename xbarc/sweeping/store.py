@@ -157,6 +157,8 @@ class Store:
         yield from rows_of(self._open)
 
     def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
         try:
             with self._open:
                 self._open.execute("BEGIN IMMEDIATE")
