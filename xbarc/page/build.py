@@ -72,8 +72,7 @@ def report_page(
             hint="evaluate this program, or report the one that was evaluated",
         )
     costs = costs or cost(program)
-    batch = 1 if costs.reloading is None else costs.reloading.batch
-    piped, serial = (schedule(program, pipelined=pipelined, batch=batch) for pipelined in (True, False))
+    piped, serial = schedule(program), schedule(program, pipelined=False)
     sections = [
         summary(program, costs),
         graph(program, piped),

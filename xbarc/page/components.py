@@ -1,6 +1,6 @@
 """Section: energy and area by component."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from runtime.costing import CostReport
 from runtime.writing import Reloading
@@ -39,7 +39,7 @@ def _segments(found: Reloading) -> list[Html]:
     rows = [
         [
             Cell(str(number), number),
-            Cell(together(f"{', ' if at else ''}{named(name)}" for at, name in enumerate(segment.layers))),
+            Cell(_names(segment.layers)),
             Cell(f"{segment.arrays:,}", segment.arrays),
             Cell(f"{segment.devices:,}", segment.devices),
             Cell(quantity(segment.write_time, "s"), segment.write_time),
@@ -51,10 +51,17 @@ def _segments(found: Reloading) -> list[Html]:
     told = (
         f"Segments of layers are written to the same {count(found.arrays, 'array')} one after another, for every "
         f"{count(found.batch, 'sample')}: {batch}, counted above, and {wear} of an array, at most "
-        f"{count(found.pulses, 'pulse')} on a device."
+        f"{count(found.pulses, 'pulse')} on a device. Occupancy is that of one sample a batch, its gaps the writing."
     )
     columns = ("segment", "layers", "arrays", "devices", "writing", "energy of writing")
     return [element("h3", None, "Segments"), paragraph(told), table(columns, rows, "Segments")]
+
+
+def _names(layers: Sequence[str]) -> Html:
+    """A layer, or the first and the last of several."""
+    if len(layers) == 1:
+        return named(layers[0])
+    return together([named(layers[0]), " to ", named(layers[-1]), f" ({len(layers)})"])
 
 
 def shown(name: str) -> str:

@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from xbarc.figure import drawn
-from xbarc.page.markup import Cell, Html, described, element, named, paragraph, percent, section, share, table
+from xbarc.page.markup import Cell, Html, described, element, named, paragraph, percent, scrolled, section, share, table
 from xbarc.sweeping.plot import SIZE, draw_sweep
 from xbarc.sweeping.statistics import PointStatistics, SweepReport
 
@@ -17,7 +17,7 @@ def sweep(report: SweepReport) -> Html:
         ("In floating point", percent(report.original)),
         ("Samples", f"{report.samples:,}"),
         ("Trials", f"{sum(point.chips for point in report.points):,}"),
-        ("A chip is good", f"within {100 * report.loss:g} points of that"),
+        ("Good chips are within", f"{100 * report.loss:g} points"),
     ]
     programs = ("program",) if report.several_programs else ()
     columns = (*programs, *report.axes, "chips", unit, "95 % interval", "worst", "yield")
@@ -60,5 +60,7 @@ def _figure(report: SweepReport) -> list[Html]:
     content = drawn("svg", SIZE, lambda figure: draw_sweep(figure, report))
     source = "data:image/svg+xml;base64," + base64.b64encode(content).decode()
     alternative = f"{report.metric.replace('_', ' ').capitalize()} and yield over {', '.join(report.axes)}"
-    shown = {"src": source, "alt": alternative, "style": "max-width:100%;height:auto"}
-    return [element("figure", None, element("img", shown))]
+    width, height = (round(96 * inches) for inches in SIZE)
+    return [
+        scrolled(element("img", {"src": source, "alt": alternative, "width": width, "height": height}), alternative)
+    ]
