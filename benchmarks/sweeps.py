@@ -1,8 +1,9 @@
-"""How fast sweeps are, and that none loses a trial: ``python -m benchmarks.sweeps [speed] [kills] [--json FILE]``.
+"""How fast sweeps are, and that none loses a trial: ``python -m benchmarks.sweeps [WHAT ...] [--json FILE]``.
 
 ``speed``: trials a second in one process and in two, and what a sweep takes beside its trials, for trials of about a
 second. ``kills``: the same sweep, killed with ``kill -9`` at random moments (the main process, workers, and the
-scheduler of a Dask cluster of separate processes) and resumed, against one that was left alone.
+scheduler of a Dask cluster of separate processes) and resumed, against one that was left alone. ``constants``: what
+``docs/scaling.md`` reckons with.
 """
 
 import argparse
@@ -19,16 +20,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import xbarc
+from benchmarks.resnet18 import build_resnet18
 from benchmarks.results import ROOT
 from benchmarks.speed import machine
-from xbarc.sweeping.store import read_rows
+from compiler.compile import CompileOptions, options_of
+from xbarc.data.load import load_data
+from xbarc.sweeping.design import Design
+from xbarc.sweeping.plan import points_of
+from xbarc.sweeping.pools import LocalPool
+from xbarc.sweeping.store import Store, read_rows
+from xbarc.sweeping.trials import Trial, Unit, run_unit, write_job
 
 MODEL = ROOT / "models" / "digits-cnn" / "model.onnx"
 RATES = "0.001:0.1:log4"
 CHIPS, KILLS = 10, 20
 IMAGES = 360
 PATIENCE = 60.0
+RESNET_IMAGES, COMMITS, ROWS = 32, 500, 20_000
 
 
 def program(folder: Path) -> Path:
@@ -181,10 +192,62 @@ def kills(folder: Path, chips: int, times: int, seed: int) -> dict[str, Any]:
     }
 
 
+def constants(folder: Path) -> dict[str, float]:
+    """A trial of a ResNet-18, what it needs on a worker, and what scheduler and store take for a unit."""
+    image = np.random.default_rng(0).standard_normal((RESNET_IMAGES, 3, 64, 64)).astype(np.float32)
+    model, path = build_resnet18(size=64), folder / "resnet18.xbar"
+    resnet = xbarc.compile(model, "rram-128", calibration=image[:8], options=CompileOptions(keep_source=False))
+    resnet.save(path)
+    data = load_data({"image": image, "labels": np.zeros(RESNET_IMAGES, np.int64)}, resnet.tables.inputs)
+    points = points_of({"a": resnet}, Design.of({}), {"a": options_of(resnet)})
+    write_job(folder, {resnet.sha256: resnet}, points, data, {}, batch=16, seed=0)
+    run_unit(str(folder), Unit(0, (0,)))
+    (trial,) = run_unit(str(folder), Unit(0, (1,)))
+    began = time.perf_counter()
+    with LocalPool(folder, 1) as pool:
+        (first,) = pool.submit(Unit(0, (2,))).result()
+        start = time.perf_counter() - began - trial.seconds
+    del first
+    with Store(folder / "store.db", {}, {}, "xbarc", resume=False) as store:
+        store.add_points(points)
+        began = time.perf_counter()
+        for seed in range(COMMITS):
+            store.add(points, [Trial(0, seed, 0.5, 0.1, 0.1, 1.0)])
+        commit = (time.perf_counter() - began) / COMMITS
+        began = time.perf_counter()
+        store.add(points, [Trial(0, COMMITS + seed, 0.5, 0.1, 0.1, 1.0) for seed in range(ROWS)])
+        row = (time.perf_counter() - began) / ROWS
+    return {
+        "seconds a trial of ResNet-18, an image": trial.seconds / RESNET_IMAGES,
+        "seconds until a worker's first trial": start,
+        "MB of its program": path.stat().st_size / 1e6,
+        "seconds a transaction": commit,
+        "seconds a row of many": row,
+        "bytes a row": (folder / "store.db").stat().st_size / (COMMITS + ROWS),
+        "seconds a unit of Dask": dask_unit(),
+    }
+
+
+def dask_unit() -> float:
+    """Seconds that the scheduler takes for a unit that does nothing."""
+    import distributed
+
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        executor = client.get_executor(pure=False)
+        executor.submit(abs, -1).result()
+        began = time.perf_counter()
+        for future in [executor.submit(abs, -number) for number in range(COMMITS)]:
+            future.result()
+        return (time.perf_counter() - began) / COMMITS
+
+
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["speed", "kills", []], help="default: both")
+    parser.add_argument("what", nargs="*", choices=["speed", "kills", "constants", []], help="default: all")
     parser.add_argument("--chips", type=int, default=CHIPS, help="chips at each of four rates")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--batch", type=int, default=64)
@@ -192,10 +255,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: dict[str, Any] = {"machine": machine()}
-    for what in options.what or ("speed", "kills"):
+    for what in options.what or ("speed", "kills", "constants"):
         with tempfile.TemporaryDirectory() as folder:
             if what == "speed":
                 found[what] = speed(Path(folder), options.chips, options.batch)
+            elif what == "constants":
+                found[what] = constants(Path(folder))
             else:
                 found[what] = kills(Path(folder), options.chips, options.kills, options.seed)
         print(json.dumps(found[what], indent=1), flush=True)

@@ -185,6 +185,15 @@ def test_resumed_and_widened_sweeps_run_only_what_is_new(tmp_path: Path) -> None
     assert not again.ran
 
 
+def test_many_workers_get_larger_units(tmp_path: Path) -> None:
+    """Each trial takes half a second: two workers get four at once, a thousand get forty."""
+    few, many = FakePool(workers=2), FakePool(workers=1000)
+    run(tmp_path / "few.db", [point(0)], Chips(0, 400), few)
+    run(tmp_path / "many.db", [point(0)], Chips(0, 100_000), many)
+    assert max(len(unit.seeds) for unit in few.ran) == 4
+    assert max(len(unit.seeds) for unit in many.ran) == 40
+
+
 def test_a_point_without_chance_has_one_chip(tmp_path: Path) -> None:
     _, rows = run(tmp_path / "a.db", [point(0, random=False)], Chips(4, 9), FakePool())
     assert list(good(rows)) == [(0, 4)]

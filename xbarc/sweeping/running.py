@@ -17,6 +17,9 @@ from xbarc.sweeping.trials import Trial, Unit
 UNIT_SECONDS = 2.0
 """How long a worker is given work for at once: its results are kept when it is done with all of it."""
 
+UNITS_A_SECOND = 50.0
+"""How many units may end in a second, however many workers there are: more get larger ones (``docs/scaling.md``)."""
+
 MOST_TRIES = 3
 """How often a trial is run, with nothing beside it, that its worker does not survive or that fails in some odd way."""
 
@@ -192,7 +195,8 @@ class Runner:
             left = self._open[number]
             if left:
                 each = self._seconds.get(number)
-                most = 1 if each is None else max(1, int(UNIT_SECONDS / max(each, 1e-9)))
+                seconds = max(UNIT_SECONDS, workers / UNITS_A_SECOND)
+                most = 1 if each is None else max(1, int(seconds / max(each, 1e-9)))
                 count = min(most, max(1, len(left) // workers))
                 self._under_way[number] += count
                 return Unit(number, tuple(left.popleft() for _ in range(count)))
