@@ -168,7 +168,7 @@ def kills(folder: Path, chips: int, times: int, seed: int) -> dict[str, Any]:
             whom = ("main", "worker", "scheduler", "cluster worker")[done % 4]
             where = ("--scheduler", cluster.start()) if whom in ("scheduler", "cluster worker") else ("--processes", 2)
             with running(path, killed, *where, "--chips", chips) as process:
-                time.sleep(chance.uniform(4.0, 12.0))
+                time.sleep(chance.uniform(6.0, 18.0))
                 if process.poll() is not None:
                     break  # nothing was left to run
                 if whom == "worker":
