@@ -16,6 +16,8 @@ from hwspec.errors import DataError
 from xbarc.sweeping.trials import THREADS, Trial, Unit, run_unit, start_worker
 
 CONNECT_SECONDS = 10.0
+LEAST_GIB = 4.0
+"""Memory that a worker may take however many there are: libraries alone reserve a good part of one."""
 
 
 class Pool(Protocol):
@@ -72,7 +74,7 @@ class LocalPool:
         """Start all workers again: the death of one ends the others."""
         if self._pool is not None:
             self._end()
-        gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.9 / 2**30 / self.workers
+        gib = max(LEAST_GIB, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.9 / 2**30 / self.workers)
         with _one_thread():
             self._pool = ProcessPoolExecutor(
                 self.workers,
