@@ -70,7 +70,7 @@ def test_people_see_a_row_a_point_and_where_files_are(written: tuple[Path, str])
     with (folder / "all.csv").open(encoding="utf-8") as stream:
         assert [float(row["value"]) for row in csv.DictReader(stream)] == [row["value"] for row in rows]
     if _has("matplotlib"):
-        assert "within 1 points" in (folder / "all.svg").read_text(encoding="utf-8")
+        assert "within 1 point of" in (folder / "all.svg").read_text(encoding="utf-8")
     assert not _has("pyarrow") or (folder / "all.parquet").stat().st_size
 
 

@@ -198,7 +198,7 @@ def _print(report: "SweepReport") -> None:
     trials = sum(point.chips for point in report.points)
     say(
         f"{trials:,} trials, {unit} of {report.samples:,} samples, original {report.original:.2%}; a chip is good "
-        f"within {100 * report.loss:g} points of it"
+        f"within {report.told_loss} of it"
     )
     head = [*(["program"] if report.several_programs else []), *report.axes]
     table(

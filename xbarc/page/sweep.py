@@ -17,7 +17,7 @@ def sweep(report: SweepReport) -> Html:
         ("In floating point", percent(report.original)),
         ("Samples", f"{report.samples:,}"),
         ("Trials", f"{sum(point.chips for point in report.points):,}"),
-        ("Good chips are within", f"{100 * report.loss:g} points"),
+        ("Good chips are within", report.told_loss),
     ]
     programs = ("program",) if report.several_programs else ()
     columns = (*programs, *report.axes, "chips", unit, "95 % interval", "worst", "yield")

@@ -63,7 +63,7 @@ def draw_sweep(figure: "Figure", report: SweepReport) -> None:
         _draw_curve(left, right, report, points, across, told, colour(number, len(series)))
     unit = report.metric.replace("_", " ")
     left.set_ylabel(f"{unit} (%)")
-    right.set_ylabel(f"chips within {100 * report.loss:g} points of the original (%)")
+    right.set_ylabel(f"chips within {report.told_loss} of the original (%)")
     right.set_ylim(-4, 104)
     left.axhline(100 * report.original, color=FAINT, linestyle="--", linewidth=1)
     for axes in (left, right):
@@ -125,7 +125,7 @@ def _draw_heat(figure: "Figure", axes: "Axes", report: SweepReport, names: Seque
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
     unit = report.metric.replace("_", " ")
-    axes.set_title(f"{unit} (%)" if what == "mean" else f"chips within {100 * report.loss:g} points (%)", fontsize=9)
+    axes.set_title(f"{unit} (%)" if what == "mean" else f"chips within {report.told_loss} (%)", fontsize=9)
     figure.colorbar(drawn, ax=axes)
     if grid.size <= 64:
         middle = (np.nanmin(grid) + np.nanmax(grid)) / 2

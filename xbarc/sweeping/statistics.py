@@ -47,6 +47,12 @@ class SweepReport(BaseModel):
     points: tuple[PointStatistics, ...]
 
     @property
+    def told_loss(self) -> str:
+        """The loss as text: ``1 point``, ``0.5 points``."""
+        points = f"{100 * self.loss:g}"
+        return f"{points} point" if points == "1" else f"{points} points"
+
+    @property
     def several_programs(self) -> bool:
         """Whether there are points of more than one program."""
         return len({point.program for point in self.points}) > 1
