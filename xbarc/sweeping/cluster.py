@@ -10,8 +10,6 @@ from distributed import WorkerPlugin, get_worker
 
 from xbarc.sweeping.trials import Trial, Unit, run_unit
 
-_NAME = "xbarc-sweep"
-
 
 class SendJob(WorkerPlugin):
     """Puts the files of a job where a worker can map them, also where it joins later.
@@ -22,10 +20,10 @@ class SendJob(WorkerPlugin):
         Contents by name.
     """
 
-    name = _NAME
-
     def __init__(self, files: dict[str, bytes]) -> None:
         self._files = files
+        digest = hashlib.sha256(b"".join(files[name] for name in sorted(files)))
+        self.name = f"xbarc-sweep-{digest.hexdigest()[:16]}"
         self.folder: Path | None = None
 
     @classmethod
@@ -36,8 +34,7 @@ class SendJob(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Write the files."""
         del worker
-        digest = hashlib.sha256(b"".join(self._files.values())).hexdigest()[:12]
-        self.folder = Path(tempfile.mkdtemp(prefix=f"xbarc-{digest}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         for name, content in self._files.items():
             (self.folder / name).write_bytes(content)
 
@@ -48,8 +45,8 @@ class SendJob(WorkerPlugin):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def run_sent(unit: Unit) -> list[Trial]:
-    """Run a unit of the job that this worker was sent."""
-    job = get_worker().plugins[_NAME]
-    assert isinstance(job, SendJob)
-    return run_unit(str(job.folder), unit)
+def run_sent(job: str, unit: Unit) -> list[Trial]:
+    """Run a unit of a job that this worker was sent, by the name of its plugin."""
+    plugin = get_worker().plugins[job]
+    assert isinstance(plugin, SendJob)
+    return run_unit(str(plugin.folder), unit)

@@ -60,7 +60,8 @@ class LocalPool:
         """Begin a unit."""
         assert self._pool is not None
         try:
-            return self._pool.submit(run_unit, self._folder, unit)
+            with _one_thread():  # processes start when there is something to do
+                return self._pool.submit(run_unit, self._folder, unit)
         except BrokenProcessPool as error:  # a worker died since the last result
             failed: Future[list[Trial]] = Future()
             failed.set_exception(error)
@@ -75,13 +76,12 @@ class LocalPool:
         if self._pool is not None:
             self._end()
         gib = max(LEAST_GIB, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.9 / 2**30 / self.workers)
-        with _one_thread():
-            self._pool = ProcessPoolExecutor(
-                self.workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=start_worker,
-                initargs=(os.getpid(), gib),
-            )
+        self._pool = ProcessPoolExecutor(
+            self.workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=start_worker,
+            initargs=(os.getpid(), gib),
+        )
         return True
 
     def __enter__(self) -> Self:
@@ -147,13 +147,14 @@ class ClusterPool:
         self._client: Any = None
         self._cluster: Any = None
         self._executor: Executor | None = None
+        self._job = ""
 
     def submit(self, unit: Unit) -> "Future[list[Trial]]":
         """Begin a unit."""
         assert self._executor is not None
         from xbarc.sweeping.cluster import run_sent
 
-        return self._executor.submit(run_sent, unit)
+        return self._executor.submit(run_sent, self._job, unit)
 
     def lost(self, error: BaseException) -> bool:
         """Whether an error says that workers died."""
@@ -186,16 +187,21 @@ class ClusterPool:
             reason = str(error).splitlines()[0] if str(error) else "no answer"
             raise DataError(f"scheduler {self._scheduler}", f"does not answer ({reason})") from None
         if self._cluster is None:
-            self.workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+            self.workers = len(self._client.nthreads())
             if not self.workers:
                 hint = f"start some: dask worker {self._scheduler} --nthreads 1"
                 raise DataError(f"scheduler {self._scheduler}", "has no workers", hint=hint)
-        self._client.register_plugin(SendJob.of(self._folder))
+        job = SendJob.of(self._folder)
+        self._job = job.name
+        self._client.register_plugin(job)
         self._executor = self._client.get_executor(pure=False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leave the scheduler, and stop what was started here."""
+        """Let workers forget the job, leave the scheduler, and stop what was started here."""
+        if self._job and not isinstance(error, DataError):  # else the scheduler is gone
+            with contextlib.suppress(OSError, TimeoutError, concurrent.futures.CancelledError):
+                self._client.unregister_worker_plugin(self._job)
         for opened in (self._client, self._cluster):
             if opened is not None:
                 with contextlib.suppress(OSError, TimeoutError, concurrent.futures.CancelledError):
