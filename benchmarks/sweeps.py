@@ -34,31 +34,36 @@ from xbarc.sweeping.pools import LocalPool
 from xbarc.sweeping.store import Store, read_rows
 from xbarc.sweeping.trials import Trial, Unit, run_unit, write_job
 
-MODEL = ROOT / "models" / "digits-cnn" / "model.onnx"
+MODELS = ROOT / "models"
 RATES = "0.001:0.1:log4"
-CHIPS, KILLS = 10, 20
-IMAGES = 360
+CHIPS, KILLS = 30, 20
 PATIENCE = 60.0
+LENET_IMAGES, DIGITS = 3000, 1000
+"""Of a trial of about a second, and of a shorter one."""
 RESNET_IMAGES, COMMITS, ROWS = 32, 500, 20_000
 
 
-def program(folder: Path) -> Path:
-    """The recogniser of digits on the preset with wires and failures."""
+def work(folder: Path, model: str, images: int, side: int) -> Path:
+    """A program on `rram-128`, and random images for it."""
     path = folder / "model.xbar"
-    xbarc.compile(MODEL, "rram-128", calibration="digits").save(path)
+    generator = np.random.default_rng(0)
+    given = {"image": generator.random((images, 1, side, side), np.float32)}
+    xbarc.compile(MODELS / model / "model.onnx", "rram-128", calibration=given["image"][:64]).save(path)
+    arrays: dict[str, Any] = {"labels": generator.integers(0, 10, images), **given}
+    np.savez(folder / "data.npz", **arrays)
     return path
 
 
 def command(path: Path, results: Path, *options: object) -> list[str]:
     """A sweep of it."""
-    vary = ["--vary", f"failures.unformed.rate={RATES}", "--data", "digits", "--limit", str(IMAGES)]
+    vary = ["--vary", f"failures.unformed.rate={RATES}", "--data", str(path.parent / "data.npz")]
     more = [str(option) for option in options]
     return [sys.executable, "-m", "xbarc", "sweep", str(path), *vary, "--resume", "-o", str(results), *more]
 
 
-def timed(path: Path, results: Path, processes: int, chips: int, batch: int) -> tuple[float, float, int]:
+def timed(path: Path, results: Path, processes: int, chips: int) -> tuple[float, float, int]:
     """Seconds of a sweep, those of its trials together, and how many there are."""
-    options = ("--processes", processes, "--chips", chips, "--batch", batch)
+    options = ("--processes", processes, "--chips", chips)
     began = time.perf_counter()
     subprocess.run(command(path, results, *options), check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - began
@@ -66,12 +71,12 @@ def timed(path: Path, results: Path, processes: int, chips: int, batch: int) -> 
     return wall, sum(seconds), len(seconds)
 
 
-def speed(folder: Path, chips: int, batch: int) -> dict[str, float]:
+def speed(folder: Path, chips: int) -> dict[str, float]:
     """Trials a second in one process and in two, and the share of time that is not a trial's."""
-    path, found = program(folder), dict[str, float]()
+    path, found = work(folder, "lenet5-mnist", LENET_IMAGES, 28), dict[str, float]()
     rates = {}
     for processes in (1, 2):
-        wall, trials, count = timed(path, folder / f"{processes}.db", processes, chips, batch)
+        wall, trials, count = timed(path, folder / f"{processes}.db", processes, chips)
         rates[processes] = count / wall
         found |= {
             f"trials a second, {processes} processes": count / wall,
@@ -159,7 +164,7 @@ def running(path: Path, results: Path, *options: object) -> Iterator["subprocess
 
 def kills(folder: Path, chips: int, times: int, seed: int) -> dict[str, Any]:
     """Kill a sweep so often, in turn on processes and on a cluster, and compare its rows with an undisturbed one's."""
-    path, chance = program(folder), random.Random(seed)
+    path, chance = work(folder, "digits-cnn", DIGITS, 8), random.Random(seed)
     whole, killed = folder / "whole.db", folder / "killed.db"
     subprocess.run(command(path, whole, "--processes", 1, "--chips", chips), check=True, stdout=subprocess.DEVNULL)
     cluster, done, story = Cluster(folder), 0, []
@@ -250,7 +255,6 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=["speed", "kills", "constants", []], help="default: all")
     parser.add_argument("--chips", type=int, default=CHIPS, help="chips at each of four rates")
     parser.add_argument("--kills", type=int, default=KILLS)
-    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -258,7 +262,7 @@ def main() -> None:
     for what in options.what or ("speed", "kills", "constants"):
         with tempfile.TemporaryDirectory() as folder:
             if what == "speed":
-                found[what] = speed(Path(folder), options.chips, options.batch)
+                found[what] = speed(Path(folder), options.chips)
             elif what == "constants":
                 found[what] = constants(Path(folder))
             else:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hwspec.errors import DataError
-from xbarc.sweeping.trials import THREADS, Trial, Unit, run_unit, start_worker
+from xbarc.sweeping.trials import THREADS, Trial, Unit, run_unit, start_worker, warm
 
 CONNECT_SECONDS = 10.0
 LEAST_GIB = 4.0
@@ -66,6 +66,13 @@ class LocalPool:
             failed: Future[list[Trial]] = Future()
             failed.set_exception(error)
             return failed
+
+    def warm(self) -> None:
+        """Let all workers import what they need, whatever comes then."""
+        assert self._pool is not None
+        with _one_thread():
+            for _ in range(self.workers):
+                self._pool.submit(warm)
 
     def lost(self, error: BaseException) -> bool:
         """Whether an error says that a worker died."""

@@ -1,5 +1,6 @@
 """A sweep: many chips, specs and programs, and how a program does on them."""
 
+import contextlib
 import importlib.metadata
 import os
 import tempfile
@@ -154,8 +155,7 @@ def sweep(
         raise DataError("sweep", f"must be of at most {bound} trials unless told so", got=most, hint=hint)
     first = next(iter(named.values()))
     samples = data if isinstance(data, Dataset) else load_data(data, first.tables.inputs, split=split, limit=limit)
-    truth, original = _truth(first, samples, model, batch)
-    accuracy = samples.labels is not None
+    accuracy, path = samples.labels is not None, Path(results)
     identity = {
         "model": first.tables.model_sha256,
         "data": hash_of(samples),
@@ -163,16 +163,21 @@ def sweep(
         "batch": str(batch),
         "xbarc": __version__,
     }
-    facts = {"original": repr(original), "samples": str(len(samples)), "program": first.tables.model_name}
-    with Store(Path(results), identity, facts, _versions(), resume=resume) as store:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xbarc-sweep-")))
+        pool = _pool(folder, processes, scheduler, workers)
+        early = isinstance(pool, LocalPool) and not path.exists()
+        if isinstance(pool, LocalPool) and early:  # workers get ready while the original model runs
+            stack.enter_context(pool).warm()
+        truth, original = _truth(first, samples, model, batch)
+        facts = {"original": repr(original), "samples": str(len(samples)), "program": first.tables.model_name}
+        store = stack.enter_context(Store(path, identity, facts, _versions(), resume=resume))
         store.add_points(found)
         runner = Runner(found, Chips(seed, chips, until, most_chips), store, progress)
         if runner.missing:
-            with tempfile.TemporaryDirectory(prefix="xbarc-sweep-") as folder:
-                by_hash = {program.sha256: program for program in named.values()}
-                write_job(Path(folder), by_hash, found, samples, {} if accuracy else truth, batch=batch, seed=seed)
-                with _pool(Path(folder), processes, scheduler, workers) as pool:
-                    runner.run(pool)
+            by_hash = {program.sha256: program for program in named.values()}
+            write_job(folder, by_hash, found, samples, {} if accuracy else truth, batch=batch, seed=seed)
+            runner.run(pool if early else stack.enter_context(pool))
         rows = tuple(
             statistics_of(
                 point.label,

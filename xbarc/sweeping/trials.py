@@ -6,6 +6,7 @@ threads is set.
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import threading
@@ -227,6 +228,12 @@ def run_unit(folder: str, unit: Unit) -> list[Trial]:
             _benches.clear()
             _benches[folder] = Bench(Path(folder))
         return _benches[folder].run(unit)
+
+
+def warm() -> None:
+    """Import what a trial needs, so that the first one does not wait for it."""
+    importlib.import_module("runtime.engine")
+    importlib.import_module("xbarc.evaluation")
 
 
 def start_worker(parent: int, gib: float | None) -> None:
