@@ -40,18 +40,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def swept(folder: Path, results: str, **given: Any) -> xbarc.SweepReport:
+    """The sweep of these tests."""
+    files = folder / "model.xbar", folder / "data.npz"
+    return xbarc.sweep(*files, VARY, results=folder / results, chips=CHIPS, seed=SEED, **given)
+
+
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> list[dict[str, Any]]:
     """The rows of an undisturbed sweep in one process."""
-    xbarc.sweep(
-        folder / "model.xbar",
-        folder / "data.npz",
-        VARY,
-        results=folder / "whole.db",
-        chips=CHIPS,
-        seed=SEED,
-        processes=1,
-    )
+    swept(folder, "whole.db", processes=1)
     return rows(folder / "whole.db")
 
 
@@ -154,16 +152,7 @@ def test_effects_are_switched_off(tmp_path: Path) -> None:
 
 def test_the_report_says_what_the_rows_say(whole: list[dict[str, Any]], folder: Path) -> None:
     assert len(whole) == 3 * CHIPS
-    report = xbarc.sweep(
-        folder / "model.xbar",
-        folder / "data.npz",
-        VARY,
-        results=folder / "whole.db",
-        chips=CHIPS,
-        seed=SEED,
-        resume=True,
-        loss=0.1,
-    )
+    report = swept(folder, "whole.db", resume=True, loss=0.1)
     assert rows(folder / "whole.db") == whole
     for point in report.points:
         rate = point.values["failures.stuck_hrs.rate"]
@@ -175,16 +164,7 @@ def test_the_report_says_what_the_rows_say(whole: list[dict[str, Any]], folder: 
 
 def test_two_processes_find_the_same(whole: list[dict[str, Any]], folder: Path) -> None:
     told: list[tuple[str, int, int | None]] = []
-    xbarc.sweep(
-        folder / "model.xbar",
-        folder / "data.npz",
-        VARY,
-        results=folder / "two.db",
-        chips=CHIPS,
-        seed=SEED,
-        processes=2,
-        progress=lambda *row: told.append(row),
-    )
+    swept(folder, "two.db", processes=2, progress=lambda *row: told.append(row))
     assert rows(folder / "two.db") == whole
     assert told[0][1:] == (0, 3 * CHIPS)
     assert told[-1][1:] == (3 * CHIPS, 3 * CHIPS)
@@ -234,15 +214,7 @@ def cluster(folder: Path, workers: int) -> Iterator[str]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_workers_of_a_cluster_find_the_same(whole: list[dict[str, Any]], folder: Path) -> None:
     with cluster(folder, 2) as address:
-        xbarc.sweep(
-            folder / "model.xbar",
-            folder / "data.npz",
-            VARY,
-            results=folder / "cluster.db",
-            chips=CHIPS,
-            seed=SEED,
-            scheduler=address,
-        )
+        swept(folder, "cluster.db", scheduler=address)
     assert rows(folder / "cluster.db") == whole
 
 

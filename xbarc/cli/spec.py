@@ -1,6 +1,6 @@
 """``xbarc spec``."""
 
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,15 +57,9 @@ def show(
 
 
 def _write(spec: "HardwareSpec", output: str, *, keep: str) -> None:
-    from hwspec.atomic import write_atomically
-
-    path, text = output_path(output, keep=keep), spec.to_yaml().encode()
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(text)
-
+    path = output_path(output, keep=keep)
     try:
-        write_atomically(path, write)
+        spec.save(path)
     except OSError as error:
         raise DataError(f"output {output}", f"cannot be written ({error.strerror})") from None
 
