@@ -29,7 +29,9 @@ class Disturbance:
     Attributes
     ----------
     noise : float
-        Standard deviation of what is added to each weight, a share of its channel's scale.
+        Spread of a device: standard deviation of its conductance as a share of it.
+    rest : float
+        Conductance of a device that stands for 0, as a share of the range from there to the highest.
     loss : float
         Probability with which a weight is 0, as that of a failed device.
     generator : torch.Generator
@@ -37,6 +39,7 @@ class Disturbance:
     """
 
     noise: float
+    rest: float
     loss: float
     generator: torch.Generator
 
@@ -127,11 +130,12 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _disturb(weight: Tensor, scale: Tensor, disturbance: Disturbance) -> Tensor:
-    """Add noise, then lose weights; a lost one gets no gradient."""
-    generator = disturbance.generator
+    """Add the spread of the two devices of each weight, then lose weights; a lost one gets no gradient."""
+    generator, rest = disturbance.generator, disturbance.rest * scale
     if disturbance.noise:
         draws = torch.randn(weight.shape, generator=generator, device=generator.device)
-        weight = weight + disturbance.noise * scale * draws
+        conductances = torch.hypot(weight.detach().abs() + rest, rest)  # of both devices, their squares added
+        weight = weight + disturbance.noise * conductances * draws
     if disturbance.loss:
         draws = torch.rand(weight.shape, generator=generator, device=generator.device)
         weight = weight * (draws >= disturbance.loss)

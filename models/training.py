@@ -48,8 +48,9 @@ class TrainingOptions:
         Share of each target that is spread evenly over all classes.
     levels : int or None
         Number of values that the weights of a channel can have (`models.few_levels`); ``None`` for any.
-    weight_noise : float
-        With levels, standard deviation of noise on the weights in training, a share of the channel's scale.
+    weight_noise, weight_rest : float
+        With levels, spread of the devices that hold the weights in training, as a share of their conductance; and what
+        those conduct that stand for 0, as a share of the range.
     weight_loss : float
         With levels, share of the weights that each step of training sets to 0.
     float_epochs : int
@@ -80,6 +81,7 @@ class TrainingOptions:
     smoothing: float = 0.0
     levels: int | None = None
     weight_noise: float = 0.0
+    weight_rest: float = 0.0
     weight_loss: float = 0.0
     float_epochs: int = 0
     start: str | None = None
@@ -88,8 +90,8 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together."""
-        if self.levels is None and (self.weight_noise or self.weight_loss or self.float_epochs):
-            raise ValueError("weight_noise, weight_loss and float_epochs need levels")
+        if self.levels is None and (self.weight_noise or self.weight_rest or self.weight_loss or self.float_epochs):
+            raise ValueError("weight_noise, weight_rest, weight_loss and float_epochs need levels")
         if self.float_epochs >= self.epochs:
             raise ValueError(f"float_epochs must be fewer than all {self.epochs} epochs, not {self.float_epochs}")
         if self.distill and self.start is None:
@@ -157,7 +159,7 @@ def train(
     networks = {name: copy.deepcopy(network) for name in ("averaged", "best")} | {"network": network}
     averaged, best = networks["averaged"], networks["best"]
     for few_levels in few_levels_of(network):
-        few_levels.disturbance = Disturbance(options.weight_noise, options.weight_loss, generator)
+        few_levels.disturbance = Disturbance(options.weight_noise, options.weight_rest, options.weight_loss, generator)
     progress: dict[str, float] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "best_accuracy": 0.0}
     if checkpoint is not None and checkpoint.exists():
         progress = load_checkpoint(checkpoint, networks, optimizer, generator)

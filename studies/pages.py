@@ -113,7 +113,7 @@ def kim_plot(found: Found) -> Callable[[Effort], Figure]:
 
 def cao_table(found: Found) -> str:
     """Accuracy with every effect, without each, and over the resistance of wires."""
-    told = {"plain": "trained without hardware", "robust": "with noisy weights", "tuned": "fine-tuned on the hardware"}
+    told = {"plain": "trained without hardware", "noisy": "on model devices", "tuned": "fine-tuned on the hardware"}
     rows = [
         [
             told[name],

@@ -34,7 +34,7 @@ DAY = 86400.0
 
 
 def spread_sigma(model: str, target: Float64) -> Float64:
-    """Spread of measured devices, siemens (``physics.md`` section 2)."""
+    """Spread of measured devices, siemens (``docs/physics.md``, Devices)."""
     micro = target * 1e6
     polynomials = {
         "wan2022": (micro / 40, (0.348, 16.03, -43.85, 45.39, -16.82)),

@@ -50,7 +50,7 @@ def expected(program: TileProgram, sigma: Float64) -> Float64:
 
 
 def read_sigma(model: str, target: Float64, seconds: float) -> Float64:
-    """Read noise of measured devices, siemens (``physics.md`` section 8)."""
+    """Read noise of measured devices, siemens (``docs/physics.md``, Read noise)."""
     if model == "pcm":
         quality = np.minimum(0.0088 / np.maximum((target / 25e-6) ** 0.65, 0.001), 0.2)
         found: Float64 = quality * target * np.sqrt(np.log((seconds + 20 + 250e-9) / 500e-9))

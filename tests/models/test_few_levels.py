@@ -77,7 +77,7 @@ def weights_of(network: nn.Module) -> torch.Tensor:
 def test_exported_weights_lie_on_the_grid(
     levels: int, lowest: float, digits: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    options = replace(SHORT, levels=levels, weight_noise=0.1, weight_loss=0.01)
+    options = replace(SHORT, levels=levels, weight_noise=0.1, weight_rest=0.2, weight_loss=0.01)
     trained = trained_on(digits, options)
     assert trained.validation_accuracy > lowest
     layers = [layer for layer in trained.network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
@@ -141,13 +141,16 @@ def test_disturbance_is_drawn_anew_in_training_and_off_in_evaluation() -> None:
     weight = torch.randn(8, 5000, generator=torch.Generator().manual_seed(1))
     few_levels = FewLevels(3)
     still = few_levels(weight)
-    few_levels.disturbance = Disturbance(0.2, 0.05, torch.Generator().manual_seed(2))
+    few_levels.disturbance = Disturbance(0.2, 0.25, 0.05, torch.Generator().manual_seed(2))
     first, second = few_levels(weight), few_levels(weight)
     assert not torch.equal(first, second)
     lost = (first == 0).double().mean()
     assert lost == pytest.approx(0.05, abs=0.005)
-    relative = ((first - still) / channel_scale(weight, 3))[first != 0]
-    assert relative.std() == pytest.approx(0.2, rel=0.02)
+    relative = (first - still) / channel_scale(weight, 3)
+    pairs = {0: (0.25, 0.25), 1: (1.25, 0.25)}  # what the two devices of a weight conduct, in scales
+    for code, (one, other) in pairs.items():
+        chosen = (first != 0) & ((still != 0) == bool(code))
+        assert relative[chosen].std() == pytest.approx(0.2 * (one**2 + other**2) ** 0.5, rel=0.02)
     few_levels.eval()
     assert torch.equal(few_levels(weight), still)
     few_levels.active = False

@@ -65,7 +65,7 @@ def test_result_is_that_of_the_recipe(recipe: Recipe) -> None:
     assert result["command"] in {command_line(recipe, None, device), command_line(recipe, epochs, device)}
     assert with_epochs(recipe.options, epochs) == recipe.options
     assert result["what"] == recipe.what
-    assert f"{epochs} epochs each" in README or device == "cpu"
+    assert f"{epochs} epochs, which is also the recipe's own length" in README or device == "cpu"
     neutral = flat(asdict(replace(STILL, augmentation=Augmentation())))
     recorded, options = flat(result["options"]), flat(asdict(recipe.options))
     assert recorded.keys() <= options.keys()
