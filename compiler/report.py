@@ -14,7 +14,6 @@ def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
     layers = tuple(_layer_report(mapping, layer, of_site) for layer in mapping.layers)
     digital = mapping.lowered.digital
     mapped = sum(layer.macs for layer in layers)
-    arrays = _arrays(mapping, mapping.layers)
     cells = sum(layer.cells for layer in layers)
     array = mapping.spec.array
     return CompileReport(
@@ -26,9 +25,9 @@ def build_report(mapping: Mapping, seconds: dict[str, float]) -> CompileReport:
             nodes=mapping.lowered.nodes,
             mapped_nodes=len(layers),
             tiles=sum(layer.tiles for layer in layers),
-            arrays=arrays,
+            arrays=len({_physical(mapping, site) for site in of_site}) * array.arrays_per_site,
             cells=cells,
-            utilisation=cells / (arrays * array.rows * array.cols),
+            utilisation=cells / (_arrays(mapping, mapping.layers) * array.rows * array.cols),
             partial_sums=sum(layer.partial_sums for layer in layers),
             macs=mapped + sum(node.macs or 0 for node in digital),
             mapped_macs=mapped,
@@ -82,6 +81,10 @@ def _layer_report(mapping: Mapping, layer: MatrixLayer, of_site: dict[int, set[s
         failures=mapping.failures.get(layer.name),
         shares_with=tuple(one.name for one in mapping.layers if one.name in neighbours - {layer.name}),
     )
+
+
+def _physical(mapping: Mapping, array: int) -> int:
+    return array if mapping.reload is None else array % mapping.reload
 
 
 def _arrays(mapping: Mapping, layers: tuple[MatrixLayer, ...]) -> int:

@@ -94,9 +94,9 @@ class Totals(_Record):
     nodes: int = Field(description="nodes of the cleaned model")
     mapped_nodes: int
     tiles: int
-    arrays: int
+    arrays: int = Field(description="physical ones, however often they are written")
     cells: int
-    utilisation: float
+    utilisation: float = Field(description="share of the devices of arrays that hold weights, each segment's counted")
     partial_sums: int
     macs: int = Field(description="all multiply-accumulates of one sample, products of two activations included")
     mapped_macs: int

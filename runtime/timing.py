@@ -274,7 +274,7 @@ def _in_segments(
         segment = segment if isinstance(step, Host) else of_layer.get(step.layer, segment)
         parts.setdefault(segment, []).append(number)
     starts, writes, at = [0.0] * len(stages), [], 0.0
-    for segment, written in enumerate(segments_of(program)):
+    for segment, written in enumerate(segments_of(program, again=True)):
         numbers = parts[segment]
         writes.append((at, written.write_time))
         at += written.write_time

@@ -1,5 +1,7 @@
 """Writing a program's arrays: once before inference, or one segment of layers after another for every batch."""
 
+from collections import Counter
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from runtime.program import TileProgram
@@ -22,10 +24,10 @@ class Segment(_Record):
     """Layers that are on the arrays together."""
 
     layers: tuple[str, ...]
-    arrays: int
-    devices: int
-    energy: float = Field(description="joules of writing them")
-    write_time: float = Field(description="seconds of writing them, arrays side by side")
+    arrays: int = Field(description="that are written for them")
+    devices: int = Field(description="that are written for them")
+    energy: float = Field(description="joules of that")
+    write_time: float = Field(description="seconds of that, arrays side by side")
 
 
 class Reloading(_Record):
@@ -49,25 +51,36 @@ def written_devices(program: TileProgram) -> dict[int, int]:
     return found
 
 
-def segments_of(program: TileProgram) -> tuple[Segment, ...]:
-    """The segments of a program, in order; one where all layers are written once."""
+def segments_of(program: TileProgram, *, again: bool = False) -> tuple[Segment, ...]:
+    """The segments of a program, in order; one where all layers are written once.
+
+    Parameters
+    ----------
+    program
+        The program.
+    again
+        Whether only what must be written for every batch counts: an array that one segment alone uses keeps what it
+        holds.
+    """
     tables, write = program.tables, program.spec.costs.write
     pulses = program.spec.device.programming.pulses
     devices: dict[int, dict[int, int]] = {}
     for number, count in written_devices(program).items():
-        devices.setdefault(tables.segment(number), {})[number] = count
+        devices.setdefault(tables.segment(number), {})[tables.physical(number)] = count
+    users = Counter(array for of_arrays in devices.values() for array in of_arrays)
     layers: dict[int, dict[str, None]] = {}
     for tile in tables.tiles:
         layers.setdefault(tables.segment(tile.array), {})[tile.layer] = None
     found = []
     for segment, of_arrays in sorted(devices.items()):
-        count, rounds = sum(of_arrays.values()), max(-(-one // write.parallel) for one in of_arrays.values())
+        counts = [count for array, count in of_arrays.items() if users[array] > 1 or not again]
+        rounds = max((-(-count // write.parallel) for count in counts), default=0)
         found.append(
             Segment(
                 layers=tuple(layers[segment]),
-                arrays=len(of_arrays),
-                devices=count,
-                energy=count * pulses * write.energy,
+                arrays=len(counts),
+                devices=sum(counts),
+                energy=sum(counts) * pulses * write.energy,
                 write_time=rounds * pulses * write.time,
             )
         )
@@ -90,10 +103,8 @@ def reloading_of(program: TileProgram, batch: int) -> Reloading | None:
     tables = program.tables
     if tables.reload is None:
         return None
-    writes: dict[int, int] = {}
-    for number in written_devices(program):
-        writes[tables.physical(number)] = writes.get(tables.physical(number), 0) + 1
-    segments, most = segments_of(program), max(writes.values())
+    segments, writes = segments_of(program, again=True), Counter(map(tables.physical, written_devices(program)))
+    most = max(count for count in writes.values())
     return Reloading(
         arrays=tables.reload,
         batch=batch,

@@ -105,7 +105,7 @@ def _report_failures(program: TileProgram, fresh: LoweredGraph) -> Iterator[str]
         if sorted(others) != sorted(told.shares_with):
             yield f"the report on layer {layer.name!r} does not name the layers that it shares arrays with"
     totals, sums = report.totals, report.layers
-    arrays = len(on_site) * array.arrays_per_site
+    arrays = len({tables.physical(number) for number in on_site}) * array.arrays_per_site
     shared = sum(len(names) > 1 for names in on_site.values()) * array.arrays_per_site
     counted_all = (len(tables.tiles), arrays, shared, sum(told.cells for told in sums), sum(told.macs for told in sums))
     if counted_all != (totals.tiles, totals.arrays, totals.shared_arrays, totals.cells, totals.mapped_macs):

@@ -84,11 +84,11 @@ def _print_reloading(found: Reloading) -> None:
             ]
             for number, segment in enumerate(found.segments, 1)
         ],
-        f"Segments that are written to {found.arrays:,} arrays one after another, for every {found.batch:,} samples",
+        f"Segments that are written to {found.arrays:,} arrays one after another, for every batch of {found.batch:,}",
     )
     say(
         f"wear          {found.writes} writes of an array for each batch, at most {found.pulses} pulses on a device; "
-        f"{engineering(found.energy, 'J')} and {engineering(found.time, 's')}, shared by {found.batch:,} samples"
+        f"{engineering(found.energy, 'J')} and {engineering(found.time, 's')}, shared by a batch of {found.batch:,}"
     )
 
 

@@ -42,6 +42,9 @@ def print_summary(program: TileProgram, *, layers: bool = True) -> None:
     say(f"  of constant-weight    {_share(totals.mapped_macs, totals.constant_weight_macs)}")
     say(f"  of all                {_share(totals.mapped_macs, totals.macs)}{_uncounted(report)}")
     say(f"tiles, arrays, cells    {totals.tiles:,} logical, {totals.arrays:,} physical, {totals.cells:,} devices")
+    if program.tables.reload is not None:
+        segments = -(-program.tables.written // program.tables.reload)
+        say(f"  written again         {segments} segments, one after another, for every batch (xbarc report --batch)")
     if totals.shared_arrays:
         say(f"  shared by layers      {totals.shared_arrays:,} arrays; layers on one array cannot run at the same time")
     say(f"utilisation             {totals.utilisation:.1%}")
