@@ -125,6 +125,21 @@ def test_options_of_compiling_vary(tmp_path: Path) -> None:
     assert expected[0] != expected[1]
 
 
+def test_programs_are_an_axis_of_their_own(tmp_path: Path) -> None:
+    programs = {"fine": cases.program(), "coarse": cases.program_of({"device.levels": 2})}
+    recorded = {name: options_of(program) for name, program in programs.items()}
+    points = points_of(programs, Design.of({"failures.stuck_hrs.rate": [0.05, 0.3]}), recorded)
+    write_job(tmp_path, {one.sha256: one for one in programs.values()}, points, DATA, {}, batch=16, seed=SEED)
+    assert [(point.label, point.values["failures.stuck_hrs.rate"]) for point in points] == [
+        (name, rate) for name in programs for rate in (0.05, 0.3)
+    ]
+    seeds = tuple(range(SEED, SEED + CHIPS))
+    for at, point in enumerate(points):
+        rate = point.values["failures.stuck_hrs.rate"]
+        expected = evaluated(with_spec(programs[point.label], failures__stuck_hrs__rate=rate))
+        assert [trial.value for trial in run_unit(str(tmp_path), Unit(at, seeds))] == expected
+
+
 def test_programs_are_mapped_for_each_chip(tmp_path: Path) -> None:
     found = trials(tmp_path, {"compile.replicas": [1, 2]}, remap=True)
     mapped = [CompileOptions(predistort=False, replicas=replicas) for replicas in (1, 2)]
