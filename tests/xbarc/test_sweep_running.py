@@ -310,6 +310,12 @@ def test_worst_chip_and_yield(accuracy: bool, worst: float, good_share: float) -
     original = 0.9 if accuracy else 0.82
     found = statistics_of("p", {}, {0: 0.91, 1: 0.80, 2: 0.89}, 1, original=original, loss=0.01, accuracy=accuracy)
     assert (found.worst, found.chips, found.failed) == (worst, 3, 1)
+    assert found.ci95 is not None
+    assert found.mean is not None
+    half = width95([0.91, 0.80, 0.89]) / 2
+    assert found.ci95 == pytest.approx(
+        (found.mean - half, min(found.mean + half, 1.0) if accuracy else found.mean + half)
+    )
     assert found.chip_yield == pytest.approx(good_share)
     nothing = statistics_of("p", {}, {}, 2, original=original, loss=0.01, accuracy=accuracy)
     assert (nothing.mean, nothing.chips, nothing.chip_yield) == (None, 0, None)

@@ -26,7 +26,7 @@ class PointStatistics(BaseModel):
     failed: int = Field(description="trials that could not be run")
     mean: float | None = Field(description="of the metric over chips")
     ci95: tuple[float, float] | None = Field(
-        description="of the mean: Student's interval over chips; None for one chip"
+        description="of the mean: Student's interval over chips, as far as values can lie; None for one"
     )
     std: float | None = Field(description="from chip to chip")
     worst: float | None = Field(description="of the chips")
@@ -153,7 +153,7 @@ def statistics_of(
         chips=found.size,
         failed=failed,
         mean=mean,
-        ci95=(mean - half, mean + half) if found.size > 1 else None,
+        ci95=(max(mean - half, 0.0), min(mean + half, 1.0 if accuracy else math.inf)) if found.size > 1 else None,
         std=float(found.std(ddof=1)) if found.size > 1 else 0.0,
         worst=float(found.min() if accuracy else found.max()),
         chip_yield=float(np.mean(lost <= loss + 1e-12)),
