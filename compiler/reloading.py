@@ -14,8 +14,8 @@ def in_segments(
 ) -> Territories:
     """The territories of all layers, the sites of each segment counted on from a multiple of the budget.
 
-    A segment takes as many of the following layers as fit together; no other cut has fewer segments, for fewer layers
-    never need more sites.
+    A segment takes as many of the following layers as fit together. No other cut has fewer segments where fewer layers
+    never need more sites, which tiles packed as rectangles (``--share all``) do not promise.
 
     Parameters
     ----------

@@ -53,6 +53,9 @@ def _check_segments(program: TileProgram) -> None:
     per_site = program.spec.array.arrays_per_site
     require(reload % per_site == 0, "reload", f"must be whole sites of {per_site} arrays", reload)
     require(tables.written > reload, "reload", f"must be fewer arrays than the {tables.written} of all layers", reload)
+    used = sorted({tables.segment(tile.array) for tile in tables.tiles})
+    good = used == list(range(len(used)))  # else a few tiles could ask for any number of arrays
+    require(good, "segments", "must follow one another without a gap", used[:8])
     found: dict[str, set[int]] = {}
     for tile in tables.tiles:
         found.setdefault(tile.layer, set()).add(tables.segment(tile.array))

@@ -201,6 +201,18 @@ def test_segments_of_a_file_are_checked(reload: int | None, told: str | None, tm
         xbarc.load(tmp_path / "a.xbar")
 
 
+def test_segments_far_apart_are_refused_before_anything_is_made_for_them(reloaded: TileProgram, tmp_path: Path) -> None:
+    far = 1 << 20
+    tiles = tuple(
+        tile.model_copy(update={"array": tile.array + far * reloaded.arrays}) if tile.layer == "second" else tile
+        for tile in reloaded.tables.tiles
+    )
+    tables = reloaded.tables.model_copy(update={"tiles": tiles})
+    dataclasses.replace(reloaded, tables=tables).save(tmp_path / "a.xbar")
+    with pytest.raises(ProgramError, match="without a gap"):
+        xbarc.load(tmp_path / "a.xbar")
+
+
 def test_a_layer_that_lies_in_two_segments_is_refused(tmp_path: Path) -> None:
     program = compiled(None, {"array.rows": 4, "array.cols": 4, "array.pairing": "two_arrays"})
     tables = program.tables.model_copy(update={"reload": 4})
