@@ -205,7 +205,7 @@ def constants(folder: Path) -> dict[str, float]:
     resnet.save(path)
     data = load_data({"image": image, "labels": np.zeros(RESNET_IMAGES, np.int64)}, resnet.tables.inputs)
     points = points_of({"a": resnet}, Design.of({}), {"a": options_of(resnet)})
-    write_job(folder, {resnet.sha256: resnet}, points, data, {}, batch=16, seed=0)
+    write_job(folder, {resnet.sha256: resnet}, points, data, {}, batch=16)
     run_unit(str(folder), Unit(0, (0,)))
     (trial,) = run_unit(str(folder), Unit(0, (1,)))
     began = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import reprlib
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _NOTHING = object()
 _LONGEST = 120
@@ -18,6 +18,12 @@ def shown(value: object) -> str:
     except ValueError:  # Python refuses to print integers of thousands of digits
         return "a huge number"
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def _restored(kind: "type[XbarcError]", text: str, state: dict[str, Any]) -> "XbarcError":
+    error = kind.__new__(kind, text)
+    error.__dict__.update(state)
+    return error
 
 
 class XbarcError(Exception):
@@ -48,6 +54,10 @@ class XbarcError(Exception):
         if hint:
             text += f"; {hint}"
         super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As another process gets it: what it was made from is not kept."""
+        return _restored, (type(self), str(self), dict(self.__dict__))
 
 
 class SpecError(XbarcError, ValueError):

@@ -7,7 +7,7 @@ killed it, ends with the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -373,8 +373,7 @@ def _with_wires(program: TileProgram, options: TuneOptions) -> TileProgram:
     """The program as it trains: with the model of wires that the options name."""
     if options.wires == "spec" or not program.spec.array.wired:
         return program
-    spec = program.spec.with_fields({"array.wire_model": "closed_form"})
-    return replace(program, tables=program.tables.model_copy(update={"spec": spec, "spec_sha256": spec.sha256}))
+    return program.on(program.spec.with_fields({"array.wire_model": "closed_form"}))
 
 
 def _draws(seed: int, purpose: int, *numbers: int) -> np.random.Generator:

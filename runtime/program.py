@@ -112,6 +112,10 @@ class TileProgram:
         ideal, faults = Chip.ideal(self.spec, max(self.arrays, 1)), self.tested_faults
         return ideal if faults is None else replace(ideal, arrays=faults.shape[0], faults=faults)
 
+    def on(self, spec: HardwareSpec) -> "TileProgram":
+        """The same program on hardware of another spec: nothing is decided anew."""
+        return replace(self, tables=self.tables.model_copy(update={"spec": spec, "spec_sha256": spec.sha256}))
+
     @property
     def tested_faults(self) -> FaultMap | None:
         """The failed devices of physical arrays that the program was mapped around: `faults` has them a segment."""

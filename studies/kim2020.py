@@ -10,7 +10,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,7 +242,7 @@ class Study:
             time.sleep(1.0)  # another process makes it
         plain = xbarc.load(self.out / "baseline-pair.xbar")
         spec = CASES["unformed-pair"].spec(0.0).with_fields(KNOWN[name])
-        program = replace(plain, tables=plain.tables.model_copy(update={"spec": spec, "spec_sha256": spec.sha256}))
+        program = plain.on(spec)
         results, test, train = Results(self.out / f"{name}.json"), self.samples("test"), self.samples("train")
         for seed in range(FIRST_CHIP, FIRST_CHIP + self.chips):
             results.get(str(seed), lambda: self._known(program, seed, train, test))  # noqa: B023 (called at once)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,17 +90,7 @@ def evaluate(
     DataError
         If there is no model, or labels do not fit the model's output.
     """
-    given = model if model is not None else program.source
-    if given is None:
-        raise DataError("program", "carries no model to compare with", hint="give it with --model model.onnx")
-    source = load_model(given)
-    names = [info.name for info in program.tables.outputs]
-    opened = FloatModel(source.proto, optimize=True)
-    wanted = {info.name for info in opened.inputs}
-
-    def float_run(feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
-        found = opened.run({name: value for name, value in feeds.items() if name in wanted}, names)
-        return [found[name] for name in names]
+    float_run = original_model(program, model)
 
     def outputs(what: str, run: Callable[[dict[str, Array]], Sequence[Any]]) -> _Outputs:
         advance = (lambda done, total: progress(what, done, total)) if progress else None
@@ -177,6 +168,37 @@ def evaluate(
         onnxruntime_segments=engine.host_reasons,
         warnings=(*program.report.warnings, *effect_warnings(program, effects)),
     )
+
+
+def original_model(
+    program: TileProgram, model: "str | Path | bytes | onnx.ModelProto | None" = None
+) -> Callable[[dict[str, Array]], list[Any]]:
+    """What runs a program's model in floating point: gives the program's outputs for inputs by name.
+
+    Parameters
+    ----------
+    program
+        The program.
+    model
+        The model; None takes the one in the program.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    given = model if model is not None else program.source
+    if given is None:
+        raise DataError("program", "carries no model to compare with", hint="give it with --model model.onnx")
+    names = [info.name for info in program.tables.outputs]
+    opened = FloatModel(load_model(given).proto, optimize=True)
+    wanted = {info.name for info in opened.inputs}
+
+    def run(feeds: dict[str, Array]) -> list[Any]:
+        found = opened.run({name: value for name, value in feeds.items() if name in wanted}, names)
+        return [found[name] for name in names]
+
+    return run
 
 
 def effect_warnings(program: TileProgram, effects: Collection[str]) -> list[str]:

@@ -216,8 +216,7 @@ def numbers_key(spec: HardwareSpec, arrays: int | None = None) -> str:
 
 def cost_on(program: TileProgram, spec: HardwareSpec) -> CostReport:
     """What a program takes on hardware that differs from its own in name and in the sections `chip` and `costs`."""
-    tables = program.tables.model_copy(update={"spec": spec, "spec_sha256": spec.sha256})
-    return cost(dataclasses.replace(program, tables=tables))
+    return cost(program.on(spec))
 
 
 @dataclasses.dataclass

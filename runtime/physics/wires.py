@@ -46,6 +46,11 @@ def default_threads() -> int:
     told = os.environ.get("NUMBA_NUM_THREADS", "")
     if told.isdigit() and int(told):
         return int(told)
+    return cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

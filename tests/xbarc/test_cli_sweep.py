@@ -76,9 +76,7 @@ def test_people_see_a_row_a_point_and_where_files_are(written: tuple[Path, str])
 
 def test_the_set_field_and_the_effects_count(written: tuple[Path, str]) -> None:
     folder, _ = written
-    spec = cases.program().spec.with_fields({RATE: 0.4, "failures.stuck_lrs.rate": 0})
-    tables = cases.program().tables.model_copy(update={"spec": spec, "spec_sha256": spec.sha256})
-    program = dataclasses.replace(cases.program(), tables=tables)
+    program = cases.program().on(cases.program().spec.with_fields({RATE: 0.4, "failures.stuck_lrs.rate": 0}))
     data = xbarc.data.load.load_data(folder / "data.npz", program.tables.inputs, limit=40, seed=5)
     found = xbarc.evaluate(program, data, seed=5, chips=2, without=["saturation"], batch=16).chips
     rows = [row for row in read_rows(folder / "all.db") if row[RATE] == 0.4 and row["time"] == 0]
@@ -172,6 +170,7 @@ def test_drawn_designs_on_programs_that_are_mapped_for_each_chip(folder: Path) -
     ("arguments", "told"),
     [
         (("--vary", "failures.stuck_hr.rate=0.1"), "did you mean"),
+        (("--vary", f"{RATE}=0.1", "--vary", f"{RATE}=0.2"), "must be varied once"),
         (("--vary", f"{RATE}=2"), "less than or equal to 1"),
         (("--vary", "nothing"), "FIELD=VALUES"),
         (("--set", "nothing"), "FIELD=VALUE"),
@@ -188,6 +187,34 @@ def test_what_is_refused_says_why(arguments: tuple[str, ...], told: str, folder:
     _, err = run(folder, *arguments, "-o", folder / "refused.db", code=2)
     assert told in err
     assert not (folder / "refused.db").exists()
+
+
+def test_no_input_and_no_other_output_is_written_over(folder: Path, tmp_path: Path) -> None:
+    second, config = tmp_path / "second.xbar", tmp_path / "a.yaml"
+    second.write_bytes((folder / "model.xbar").read_bytes())
+    config.write_text("chips: 1", encoding="utf-8")
+    for path in (second, config):
+        content = path.read_bytes()
+        _, err = run(folder, second, "--config", config, "--csv", path, "-o", tmp_path / "a.db", code=2)
+        assert "another file than the input" in err
+        assert path.read_bytes() == content
+    _, err = run(folder, "-o", tmp_path / "a.db", "--csv", tmp_path / "a.db", code=2)
+    assert "must be different files" in err
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_sweeps_that_differ_in_what_does_not_vary_stay_apart(folder: Path, tmp_path: Path) -> None:
+    """Other effects and other fixed fields in one file: as many points, which reports keep apart."""
+    once = ("--chips", "1", "--processes", "1", "-o", tmp_path / "a.db", "--resume")
+    for more in ((), ("--without", "failures"), ("--set", f"{RATE}=0.4")):
+        run(folder, *once, *more)
+    rows = read_rows(tmp_path / "a.db")
+    assert len({row["point"] for row in rows}) == len(rows) == 3
+    assert len({row["effects"] for row in rows}) == 2
+    assert {row.get(RATE) for row in rows} == {None, 0.4}
+    report = report_of(tmp_path / "a.db")
+    assert [point.chips for point in report.points] == [1, 1, 1]
+    assert report.axes == (RATE,)
 
 
 def test_many_trials_run_when_told_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from xbarc.sweeping.trials import Bench, Unit, run_unit, write_job
 VARY: dict[str, Any] = {"failures.stuck_hrs.rate": "0.01:0.3:log3"}
 DATA = cases.blobs(60, 7)
 SEED, CHIPS = 3, 4
+AROUND = CompileOptions(predistort=False)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def with_spec(program: TileProgram, **fields: object) -> TileProgram:
-    spec = program.spec.with_fields({name.replace("__", "."): value for name, value in fields.items()})
-    tables = program.tables.model_copy(update={"spec": spec, "spec_sha256": spec.sha256})
-    return dataclasses.replace(program, tables=tables)
+    return program.on(program.spec.with_fields({name.replace("__", "."): value for name, value in fields.items()}))
 
 
 def trials(tmp_path: Path, vary: dict[str, object], *, labels: bool = True, **given: Any) -> list[list[float]]:
@@ -76,7 +75,7 @@ def trials(tmp_path: Path, vary: dict[str, object], *, labels: bool = True, **gi
 
         model = FloatModel(load_model(program.source).proto, optimize=True)
         truth = {"y": (model.run(data.inputs, ["y"])["y"], 0)}
-    write_job(tmp_path, {program.sha256: program}, points, data, truth, batch=16, seed=SEED)
+    write_job(tmp_path, {program.sha256: program}, points, data, truth, batch=16)
     seeds = tuple(range(SEED, SEED + CHIPS))
     return [[trial.value for trial in run_unit(str(tmp_path), Unit(at, seeds))] for at in range(len(points))]
 
@@ -129,7 +128,7 @@ def test_programs_are_an_axis_of_their_own(tmp_path: Path) -> None:
     programs = {"fine": cases.program(), "coarse": cases.program_of({"device.levels": 2})}
     recorded = {name: options_of(program) for name, program in programs.items()}
     points = points_of(programs, Design.of({"failures.stuck_hrs.rate": [0.05, 0.3]}), recorded)
-    write_job(tmp_path, {one.sha256: one for one in programs.values()}, points, DATA, {}, batch=16, seed=SEED)
+    write_job(tmp_path, {one.sha256: one for one in programs.values()}, points, DATA, {}, batch=16)
     assert [(point.label, point.values["failures.stuck_hrs.rate"]) for point in points] == [
         (name, rate) for name in programs for rate in (0.05, 0.3)
     ]
@@ -145,6 +144,12 @@ def test_programs_are_mapped_for_each_chip(tmp_path: Path) -> None:
     mapped = [CompileOptions(predistort=False, replicas=replicas) for replicas in (1, 2)]
     assert found == [evaluated(cases.program(), remap=True, options=options) for options in mapped]
     assert np.mean(found[0]) > np.mean(evaluated(cases.program()))
+
+
+def test_a_chip_has_the_arrays_that_smaller_ones_take(tmp_path: Path) -> None:
+    anew = xbarc.remap(with_spec(cases.program(), array__rows=4))
+    assert anew.arrays > cases.program().arrays
+    assert trials(tmp_path, {"array.rows": [4]}, remap=True) == [evaluated(anew, remap=True, options=AROUND)]
 
 
 def test_time_varies(tmp_path: Path) -> None:
@@ -183,6 +188,18 @@ def test_two_processes_find_the_same(whole: list[dict[str, Any]], folder: Path) 
     assert rows(folder / "two.db") == whole
     assert told[0][1:] == (0, 3 * CHIPS)
     assert told[-1][1:] == (3 * CHIPS, 3 * CHIPS)
+
+
+def test_a_trial_that_cannot_be_run_keeps_its_own_reason(folder: Path) -> None:
+    """What a worker raises comes whole, and the other trials run."""
+    fixed = {"device.g_max": "40 uS", "device.drift.model": "wan2022"}  # fitted to two days
+    vary = {"time": [0, "3 days"]}
+    files = folder / "model.xbar", folder / "data.npz"
+    report = xbarc.sweep(*files, vary, results=folder / "failed.db", chips=2, fixed=fixed, processes=1)
+    assert [(point.chips, point.failed) for point in report.points] == [(2, 0), (0, 2)]
+    reasons = {row["reason"] for row in rows(folder / "failed.db")} - {None}
+    assert len(reasons) == 1
+    assert "choose a time of at most two days" in str(reasons.pop())
 
 
 @contextlib.contextmanager
@@ -287,6 +304,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(whole: list[dict[str, A
         ({"until": 0.0}, "positive"),
         ({"until": 0.1, "chips": 1}, "at least 2"),
         ({"seed": -1}, "negative"),
+        ({"seed": 2**63 - 2}, "leave room"),
         ({"loss": float("nan")}, "negative"),
         ({"processes": 0}, "1 to 1024"),
         ({"processes": 1, "workers": 1}, "exclude each other"),

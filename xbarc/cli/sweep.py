@@ -107,20 +107,25 @@ def sweep_(
 ) -> None:
     """Run programs on many chips over many specs, and keep every trial: accuracy, its interval, and yield."""
     from xbarc.sweeping.config import KEYS, read_config
+    from xbarc.sweeping.design import parse_axis
 
     values = locals()
     given = {name: values[name] for name in KEYS if name in values and values[name] not in (None, [])}
-    given |= {"vary": dict(_named(text) for text in vary)} if vary else {}
+    given |= {"vary": [parse_axis(text) for text in vary]} if vary else {}
     given |= {"set": parse_fields(set_)} if set_ else {}
-    chosen = {**_DEFAULTS, **(read_config(Path(config)) if config is not None else {}), **given}
+    read = {} if config is None else {**read_config(Path(config)), "config": config}
+    chosen = {**_DEFAULTS, **read, **given}
     _run(chosen, quiet=json)
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, separator, values = text.partition("=")
-    if not separator:
-        raise DataError("--vary", "must be FIELD=VALUES, or FIELD,FIELD=VALUES", got=text)
-    return name.strip(), values
+def _outputs(chosen: dict[str, Any], inputs: list[str]) -> dict[str, Path]:
+    """Where results, tables and the figure go: no two of them to one file, and none onto an input."""
+    kinds = ("output", "csv", "parquet", "plot")
+    texts: dict[str, str] = {"output": "sweep.db"} | {name: chosen[name] for name in kinds if name in chosen}
+    found = {name: output_path(text, keep=kept) for name, text in texts.items() for kept in inputs}
+    if len({path.resolve() for path in found.values()}) < len(found):
+        raise DataError("outputs", "must be different files", got=", ".join(texts.values()))
+    return found
 
 
 def _run(chosen: dict[str, Any], *, quiet: bool) -> None:
@@ -136,8 +141,9 @@ def _run(chosen: dict[str, Any], *, quiet: bool) -> None:
     paths = [paths] if isinstance(paths, str) else [str(path) for path in paths]
     if "data" not in chosen:
         raise DataError("--data", "must be given", hint="with labels for accuracy")
-    results = output_path(chosen.get("output", "sweep.db"), keep=paths[0])
-    written = {name: output_path(chosen[name], keep=paths[0]) for name in ("csv", "parquet", "plot") if name in chosen}
+    others = [chosen[name] for name in ("data", "config", "model") if name in chosen]
+    written = _outputs(chosen, [*paths, *others])
+    results = written.pop("output")
     if "plot" in written:
         check_plot(written["plot"])
     named = {path: load(path) for path in dict.fromkeys(paths)}

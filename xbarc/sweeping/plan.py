@@ -74,7 +74,7 @@ class Point:
     label
         What the user calls the program.
     values
-        As they vary, under the names that the user gave.
+        Of all that varies or is fixed, under the names that the user gave.
     random
         Whether chips differ; else there is one.
     """
@@ -170,7 +170,7 @@ def points_of(
     for label, program in programs.items():
         for values in rows:
             point = _point(program, {**held, **values}, recorded[label], seconds, remap, on)
-            points.setdefault(point.key, dataclasses.replace(point, label=label, values=values))
+            points.setdefault(point.key, dataclasses.replace(point, label=label, values={**held, **values}))
     return list(points.values())
 
 
@@ -213,8 +213,8 @@ def _point(
         at = parse_quantity(str(values.get(TIME, seconds)), "second")
     except ValueError as error:
         raise DataError(f"point {told}", f"has a time that {error}") from None
-    if at < 0:
-        raise DataError(f"point {told}", "must have a time from 0 s up", got=at)
+    if not 0 <= at < float("inf"):
+        raise DataError(f"point {told}", "must have a finite time from 0 s up", got=at)
     before = dict(program.spec.fields())
     changed = {name: value for name, value in fields.items() if dict(spec.fields())[name] != before[name]}
     random = bool(OF_A_CHIP.intersection(active_effects(spec)) & effects)

@@ -70,7 +70,7 @@ class LocalPool:
     def warm(self) -> None:
         """Let all workers import what they need, whatever comes then."""
         assert self._pool is not None
-        with _one_thread():
+        with _one_thread(), contextlib.suppress(BrokenProcessPool):  # the next unit finds out
             for _ in range(self.workers):
                 self._pool.submit(warm)
 

@@ -86,7 +86,6 @@ class Runner:
     progress: Progress | None = None
     done: list[dict[int, float]] = field(init=False)
     failed: list[set[int]] = field(init=False)
-    ran: int = 0
 
     def __post_init__(self) -> None:
         """Read what is done already."""
@@ -169,7 +168,6 @@ class Runner:
                 self.done[unit.point][trial.seed] = trial.value
                 before = self._seconds.get(unit.point, trial.seconds)
                 self._seconds[unit.point] = (before + trial.seconds) / 2
-            self.ran += len(trials)
             self._settled(unit.point, len(trials))
 
     def _fill(self, pool: Pool) -> None:
@@ -220,7 +218,7 @@ class Runner:
             if beside:  # it need not have been this unit
                 self._alone.extend(unit.alone())
             else:
-                self._again(unit, "its worker died")
+                self._again(unit, f"its worker died {MOST_TRIES} times")
             return True
         if not isinstance(error, XbarcError):
             reason = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
@@ -239,7 +237,7 @@ class Runner:
             if self._tried[key] < MOST_TRIES:
                 self._alone.append(one)
             else:
-                self._give_up(one, f"{reason} {MOST_TRIES} times" if "died" in reason else reason)
+                self._give_up(one, reason)
 
     def _give_up(self, unit: Unit, reason: str) -> None:
         self.store.fail(self.points[unit.point], unit.seeds, reason)

@@ -21,7 +21,7 @@ class PointStatistics(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     program: str
-    values: dict[str, JsonValue] = Field(description="of what varies")
+    values: dict[str, JsonValue] = Field(description="of what varies or is fixed")
     chips: int = Field(description="trials that are done")
     failed: int = Field(description="trials that could not be run")
     mean: float | None = Field(description="of the metric over chips")
@@ -75,17 +75,18 @@ def report_of(path: Path, loss: float = 0.01) -> SweepReport:
     """
     facts, rows = read_facts(path), read_rows(path)
     original, accuracy = float(facts["original"]), facts["metric"] == "accuracy"
-    common = {"program", *FIXED}
     points: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        told = {name: value for name, value in row.items() if name not in common}
-        points.setdefault(json.dumps([row["program"], told, row["remap"], row["seconds_after"]]), []).append(row)
+        points.setdefault(row["point"], []).append(row)
     found = []
-    for key, of_point in points.items():
-        program, values, *_ = json.loads(key)
+    for of_point in points.values():
+        first = of_point[0]
+        values = {name: value for name, value in first.items() if name not in FIXED}
         done = {row["chip_seed"]: row["value"] for row in of_point if row["state"] == "done"}
         failed = len(of_point) - len(done)
-        found.append(statistics_of(program, values, done, failed, original=original, loss=loss, accuracy=accuracy))
+        found.append(
+            statistics_of(first["program"], values, done, failed, original=original, loss=loss, accuracy=accuracy)
+        )
     names = dict.fromkeys(name for point in found for name in point.values)
     return SweepReport(
         model_sha256=facts["model"],
@@ -99,10 +100,12 @@ def report_of(path: Path, loss: float = 0.01) -> SweepReport:
 
 
 def _together(names: list[str], points: list[PointStatistics]) -> list[str]:
-    """Names of fields that have the same values everywhere as one, separated by commas."""
+    """Names of fields that vary; those that have the same values everywhere as one, separated by commas."""
     axes: dict[str, list[str]] = {}
     for name in names:
-        axes.setdefault(json.dumps([point.values.get(name) for point in points]), []).append(name)
+        values = [json.dumps(point.values.get(name)) for point in points]
+        if len(set(values)) > 1:
+            axes.setdefault(json.dumps(values), []).append(name)
     return [",".join(together) for together in axes.values()]
 
 

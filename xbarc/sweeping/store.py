@@ -25,7 +25,7 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE points (
     key TEXT PRIMARY KEY, program TEXT NOT NULL, program_sha256 TEXT NOT NULL, spec_sha256 TEXT NOT NULL,
-    seconds_after REAL NOT NULL, remap INTEGER NOT NULL, vals TEXT NOT NULL
+    seconds_after REAL NOT NULL, remap INTEGER NOT NULL, effects TEXT NOT NULL, vals TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE trials (
     point TEXT NOT NULL REFERENCES points (key), chip_seed INTEGER NOT NULL, state TEXT NOT NULL, value REAL,
@@ -33,15 +33,15 @@ CREATE TABLE trials (
     PRIMARY KEY (point, chip_seed)
 ) WITHOUT ROWID;
 CREATE VIEW results AS SELECT
-    program, spec_sha256, program_sha256, vals, seconds_after, remap, chip_seed, state, value, failed_devices,
-    failed_pairs, seconds, reason, versions
+    program, point, spec_sha256, program_sha256, vals, seconds_after, remap, effects, chip_seed, state, value,
+    failed_devices, failed_pairs, seconds, reason, versions
     FROM trials JOIN points ON trials.point = points.key;
 """
 FIXED = (
     *("program", "chip_seed", "seconds_after", "remap", "state", "value", "failed_devices", "failed_pairs", "seconds"),
-    *("reason", "spec_sha256", "program_sha256", "versions"),
+    *("reason", "point", "effects", "spec_sha256", "program_sha256", "versions"),
 )
-"""Columns of every table of trials, after those that vary."""
+"""Columns of every table of trials, after the fields that sweeps named; `point` is the hash of all but the chip."""
 
 
 class Store:
@@ -114,9 +114,14 @@ class Store:
         rows = []
         for one in points:
             values = json.dumps({**json.loads(held.get(one.key, "{}")), **one.values}, sort_keys=True)
-            rows.append((one.key, one.label, one.program, one.spec_sha256, one.seconds, one.remap, values))
+            rows.append(
+                (
+                    *(one.key, one.label, one.program, one.spec_sha256, one.seconds, one.remap),
+                    *(",".join(one.effects), values),
+                )
+            )
         self._write(
-            "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET vals = excluded.vals", rows
+            "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET vals = excluded.vals", rows
         )
 
     def add(self, points: Sequence[Point], trials: Iterable[Trial]) -> None:
@@ -151,10 +156,6 @@ class Store:
             "SELECT chip_seed, value FROM trials WHERE point = ? AND state = 'done' ORDER BY chip_seed", (point.key,)
         )
         return dict(rows.fetchall())
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every trial as a row: the varied values, the chip's seed, and `FIXED`."""
-        yield from rows_of(self._open)
 
     def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if not rows:
@@ -199,7 +200,7 @@ def read_facts(path: Path) -> dict[str, str]:
 
 def rows_of(opened: sqlite3.Connection) -> Iterator[dict[str, Any]]:
     """The trials of an open file, by point and seed."""
-    select = f"SELECT vals, {', '.join(FIXED)} FROM results ORDER BY program, vals, remap, chip_seed"
+    select = f"SELECT vals, {', '.join(FIXED)} FROM results ORDER BY program, vals, point, chip_seed"
     for values, *rest in opened.execute(select):
         varied: dict[str, JsonValue] = json.loads(values)
         yield {**varied, **dict(zip(FIXED, rest, strict=True))}

@@ -2,26 +2,23 @@
 
 import contextlib
 import importlib.metadata
-import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import JsonValue
 
 from compiler.compile import options_of
-from compiler.floatmodel import FloatModel
-from compiler.frontend import load_model
 from hwspec.effects import chosen_effects
 from hwspec.errors import DataError
+from runtime.physics.wires import cores
 from runtime.program import TileProgram
 from xbarc import __version__
 from xbarc.api import Data, load
 from xbarc.data.batches import run_batches
 from xbarc.data.load import Dataset, load_data
-from xbarc.evaluation import sample_metric
+from xbarc.evaluation import original_model, sample_metric
 from xbarc.exploration_data import hash_of
 from xbarc.spec_grid import Axis
 from xbarc.sweeping.design import Design, Span
@@ -34,6 +31,8 @@ from xbarc.sweeping.trials import write_job
 
 ASK_BEYOND = 10_000
 """Trials that are not begun without being told that so many are meant."""
+
+_LAST_SEED = 2**63 - 1
 
 
 def sweep(
@@ -112,7 +111,7 @@ def sweep(
     model
         The ONNX model, where the first program carries none.
     seed
-        Of the first chip, and of what is drawn.
+        Of the first chip, and of what is drawn, the samples of `limit` too.
     batch
         Samples a batch.
     processes
@@ -154,7 +153,8 @@ def sweep(
         hint = "--yes (most_trials=) runs them"
         raise DataError("sweep", f"must be of at most {bound} trials unless told so", got=most, hint=hint)
     first = next(iter(named.values()))
-    samples = data if isinstance(data, Dataset) else load_data(data, first.tables.inputs, split=split, limit=limit)
+    reading: dict[str, Any] = {"split": split, "limit": limit, "seed": seed}
+    samples = data if isinstance(data, Dataset) else load_data(data, first.tables.inputs, **reading)
     accuracy, path = samples.labels is not None, Path(results)
     identity = {
         "model": first.tables.model_sha256,
@@ -176,7 +176,7 @@ def sweep(
         runner = Runner(found, Chips(seed, chips, until, most_chips), store, progress)
         if runner.missing:
             by_hash = {program.sha256: program for program in named.values()}
-            write_job(folder, by_hash, found, samples, {} if accuracy else truth, batch=batch, seed=seed)
+            write_job(folder, by_hash, found, samples, {} if accuracy else truth, batch=batch)
             runner.run(pool if early else stack.enter_context(pool))
         rows = tuple(
             statistics_of(
@@ -219,6 +219,8 @@ def _check(
         raise DataError("chips", "must be at least 2, and at most most_chips, to narrow an interval", got=chips)
     if seed < 0:
         raise DataError("seed", "must not be negative", got=seed)
+    if seed > _LAST_SEED - max(chips, most_chips if until is not None else 0):
+        raise DataError("seed", "must leave room for those of all chips below 2**63", got=seed)
     if not 0 <= loss < float("inf"):
         raise DataError("loss", "must not be negative", got=loss)
     for name, value in (("processes", processes), ("workers", workers)):
@@ -258,17 +260,7 @@ def _truth(
     program: TileProgram, data: Dataset, model: str | Path | bytes | None, batch: int
 ) -> tuple[dict[str, Any], float]:
     """Outputs of the original model, and its metric."""
-    given = model if model is not None else program.source
-    if given is None:
-        raise DataError("program", "carries no model to compare with", hint="give it with --model model.onnx")
-    names = [info.name for info in program.tables.outputs]
-    opened = FloatModel(load_model(given).proto, optimize=True)
-    wanted = {info.name for info in opened.inputs}
-
-    def run(feeds: Mapping[str, np.ndarray]) -> list[Any]:
-        found = opened.run({name: value for name, value in feeds.items() if name in wanted}, names)
-        return [found[name] for name in names]
-
+    run = original_model(program, model)
     truth = run_batches(run, data, batch, program.tables.inputs, program.tables.outputs, None)
     return dict(truth), float(sample_metric(data, truth, truth).mean())
 
@@ -282,8 +274,3 @@ def _pool(folder: Path, processes: int | None, scheduler: str | None, workers: i
     if scheduler is not None or workers is not None:
         return ClusterPool(folder, scheduler, workers)
     return LocalPool(folder, processes or cores())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -83,7 +83,6 @@ def write_job(
     truth: Mapping[str, Any],
     *,
     batch: int,
-    seed: int,
 ) -> None:
     """Put what all trials share into a folder, arrays as files that workers map into memory.
 
@@ -101,8 +100,6 @@ def write_job(
         Outputs of the original model, with the axis that counts samples, by name; empty where there are labels.
     batch
         Samples a batch.
-    seed
-        Of the first chip, of which a trial's reads are drawn too.
     """
     for name, program in programs.items():
         program.save(folder / f"{name}.xbar")
@@ -121,7 +118,6 @@ def write_job(
         "truth_axes": {name: axis for name, (_, axis) in truth.items()},
         "fixed_batch": data.fixed_batch,
         "batch": batch,
-        "seed": seed,
     }
     (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
 
@@ -165,8 +161,8 @@ class Bench:
         from xbarc.evaluation import sample_metric
 
         began = time.perf_counter()
-        point, program, more = self._points[number], *self._program(number)
-        chip = Chip.sample(program.spec, max(program.arrays * more, program.arrays), seed)
+        point, program = self._points[number], self._program(number)
+        chip = Chip.sample(program.spec, self._arrays(number), seed)
         if point.remap:
             from compiler.compile import options_of, remap_program
             from compiler.steps import ALL
@@ -194,12 +190,11 @@ class Bench:
             seconds=time.perf_counter() - began,
         )
 
-    def _program(self, number: int) -> "tuple[TileProgram, int]":
-        """The program of a point, and how many times its arrays a chip must have to map it."""
+    def _program(self, number: int) -> "TileProgram":
+        """The program of a point, for any chip."""
         point = self._points[number]
-        replicas = int(str(point.options.get("replicas", 1))) if point.remap else 1
         if self._mapped is not None and self._mapped[0] == number:
-            return self._mapped[1], replicas
+            return self._mapped[1]
         from compiler.compile import options_of, remap_program
         from xbarc.loading import load
 
@@ -207,13 +202,18 @@ class Bench:
             self._loaded = None
             self._loaded = point.program, load(self._folder / f"{point.program}.xbar")
         program = self._loaded[1]
-        spec = point.spec(program.spec)
-        tables = program.tables.model_copy(update={"spec": spec, "spec_sha256": spec.sha256})
-        program = dataclasses.replace(program, tables=tables)
-        if point.anew() and not point.remap:
+        program = program.on(point.spec(program.spec))
+        if point.anew():
             program = remap_program(program, point.compile_options(options_of(program)))
         self._mapped = number, program
-        return program, replicas
+        return program
+
+    def _arrays(self, number: int) -> int:
+        """Arrays of a point's chips: where the program is mapped for each, with replicas at most (`xbarc.evaluate`)."""
+        point, program = self._points[number], self._program(number)
+        if not point.remap or self._loaded is None:
+            return program.arrays
+        return max(program.arrays, self._loaded[1].arrays * int(str(point.options.get("replicas", 1))))
 
 
 _benches: dict[str, Bench] = {}
@@ -236,7 +236,7 @@ def warm() -> None:
     importlib.import_module("xbarc.evaluation")
 
 
-def start_worker(parent: int, gib: float | None) -> None:
+def start_worker(parent: int, gib: float) -> None:
     """Prepare a worker process: one thread, bounded memory, and an end when its parent is gone.
 
     Parameters
@@ -244,16 +244,15 @@ def start_worker(parent: int, gib: float | None) -> None:
     parent
         Number of the process that waits for results.
     gib
-        Memory that it may take, beyond which an allocation fails; None does not bound it.
+        Memory that it may take, beyond which an allocation fails.
     """
     for name in THREADS:
         os.environ[name] = "1"
-    if gib is not None:
-        with contextlib.suppress(ImportError, ValueError, OSError):
-            import resource
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
 
-            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), hard))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), hard))
 
     def watch() -> None:
         while os.getppid() == parent:
