@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="CIFAR-10: image folder with the splits train and test")
     parser.add_argument("--out", type=Path, default=Path("cao2022"), help="folder of models and results")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--chips", type=int, default=5)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--few", type=int, default=1000, help="images of the ablation and the wires")

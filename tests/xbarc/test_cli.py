@@ -23,7 +23,7 @@ from PIL import Image
 from runtime.archive import load_program
 from runtime.listing import parse_listing
 from xbarc.cli import main
-from xbarc.cli.main import app
+from xbarc.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "models" / "digits-cnn" / "model.onnx"
@@ -746,6 +746,23 @@ def test_ctrl_c(program: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert told == "interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "class Finder:\n    def find_spec(self, name, *more):\n        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())",
+        "import xbarc.cli.app as a\na._bound_memory = lambda: exec('raise KeyboardInterrupt')",
+        "import compiler.frontend as f\nf.load_model = lambda *_, **__: exec('raise KeyboardInterrupt')",
+    ],
+    ids=["loading", "in a string before a verb", "in a string of a verb"],
+)
+def test_ctrl_c_at_any_moment(tmp_path: Path, moment: str) -> None:
+    arguments = ["xbarc", "compile", str(DIGITS), "-o", str(tmp_path / "x.xbar")]
+    code = f"import sys; sys.argv = {arguments}\n{moment}\nfrom xbarc.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_completion() -> None:

@@ -1,4 +1,4 @@
-"""Entry point: registers the verbs, bounds memory, and turns errors into one line and an exit code."""
+"""Registers the verbs, bounds memory, and turns errors into one line and an exit code."""
 
 import contextlib
 import dataclasses
@@ -11,16 +11,16 @@ from typing import Annotated, Any
 import typer
 
 from hwspec.errors import DataError, DoesNotFit, XbarcError
-from xbarc.cli import chip, inspect, ops, remap, run, spec, verify
+from xbarc.cli import chip, inspect, ops, remap, spec, verify
 from xbarc.cli import compile as compile_verb
 from xbarc.cli import eval as eval_verb
 from xbarc.cli import finetune as finetune_verb
 from xbarc.cli import report as report_verb
+from xbarc.cli import run as run_verb
 from xbarc.cli import sweep as sweep_verb
 from xbarc.cli import tune_spec as tune_spec_verb
 from xbarc.cli.output import emit_json, say
 
-_INTERRUPTED = 130
 _NO_MEMORY = "not enough memory; take a smaller --batch, or let XBARC_MEMORY_GIB be larger"
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 app.command("compile")(compile_verb.compile_)
 app.command("map")(remap.map_)
-app.command("run")(run.run)
+app.command("run")(run_verb.run)
 app.command("verify")(verify.verify)
 app.command("eval")(eval_verb.eval_)
 app.command("finetune")(finetune_verb.finetune_)
@@ -65,15 +65,10 @@ def _options(
     del version
 
 
-def main() -> None:
-    """Run the command line and exit with its code."""
-    arguments = sys.argv[1:]
+def run(arguments: list[str]) -> int:
+    """Run a verb and give its exit code; ``--debug`` anywhere raises errors instead."""
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    sys.exit(_run(arguments, debug=debug))
-
-
-def _run(arguments: list[str], *, debug: bool) -> int:
     try:
         _bound_memory()
         with warnings.catch_warnings():
@@ -85,9 +80,6 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         return _fail(error, arguments, error.exit_code, debug=debug)
     except MemoryError as error:
         return _fail(error, arguments, 2, debug=debug, text=_NO_MEMORY)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
     except BrokenPipeError:
         return _unread()
     except SystemExit as stop:
@@ -108,8 +100,6 @@ def _run(arguments: list[str], *, debug: bool) -> int:
             return _fail(error, arguments, 2, debug=debug, text=_NO_MEMORY)
         text = f"internal error ({type(error).__name__}: {error}); --debug shows where. Please report it."
         return _fail(error, arguments, 70, debug=debug, text=text)
-    if result == _INTERRUPTED:  # the command-line library's word for ctrl-C
-        print("interrupted", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 
