@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.results import ROOT, write_between
 from studies.cao2022 import FLOAT, MODELS, OHMS, PLAIN
 from studies.charan2020 import PRESETS, WAYS
-from studies.kim2020 import CASES, RATES
+from studies.kim2020 import CASES, KNOWN, RATES
 from studies.liu2017 import FAILURES, NETWORKS
 from studies.liu2017 import RATES as LIU_RATES
 from studies.plot_style import BLUE, GREY, ORANGE, Effort, label, panels, write
@@ -25,6 +25,7 @@ from studies.trials import merged
 RESULTS = Path(__file__).parent / "results"
 IMAGES = ROOT / "docs" / "images" / "studies"
 STUDIES = ("kim2020", "cao2022", "liu2017", "charan2020")
+KNOWN_WAYS = ("fault-free", "naive", "mapped", "tuned")
 Found = Mapping[str, Any]
 
 
@@ -71,7 +72,7 @@ def kim_drops(found: Found, case: str) -> dict[str, list[tuple[float, float]]]:
     good = found.get(f"{base}: 0", {}).get("mean")
     drops: dict[str, list[tuple[float, float]]] = {}
     for way in ("baseline", "aware"):
-        rows = [(rate, found.get(f"{case}: {way} {rate:g}")) for rate in RATES]
+        rows = [(rate, found.get(f"{case}: {way} {rate:g}")) for rate in (0.0, *RATES)]
         drops[way] = [(rate, 100 * (good - row["mean"])) for rate, row in rows if row is not None and good is not None]
     return drops
 
@@ -83,15 +84,31 @@ def kim_table(found: Found) -> str:
         for way, drops in kim_drops(found, case).items():
             if drops:
                 at = dict(drops)
-                rows.append([one.what, way, *(f"{at[rate]:.2f}" if rate in at else "" for rate in RATES)])
+                rows.append([one.what, way, *(f"{at[rate]:.2f}" if rate in at else "" for rate in (0.0, *RATES))])
     bases = [name for name in ("baseline-pair", "baseline-single") if f"{name}: 0" in found]
     good = [f"{name}: {interval(found[f'{name}: 0'])}" for name in bases]
     return (
         "Without defects, "
         + "; ".join(good)
         + ".\n\n"
-        + table(["defect", "training", *(f"{100 * rate:g} %" for rate in RATES)], rows)
+        + table(["defect", "training", *(f"{100 * rate:g} %" for rate in (0.0, *RATES))], rows)
+        + "\n\n"
+        + known_table(found)
     )
+
+
+def known_table(found: Found) -> str:
+    """Accuracies on chips whose failed devices are known; means over the chips."""
+    rows = []
+    for name, fields in KNOWN.items():
+        chips = [row for key, row in found.items() if key.startswith(f"{name}: ")]
+        if chips:
+            told = ", ".join(
+                f"{100 * fields[f'failures.stuck_{kind}.rate']:g} % {kind.upper()}" for kind in ("hrs", "lrs")
+            )
+            ways = [percent(float(np.mean([chip[way] for chip in chips]))) for way in KNOWN_WAYS]
+            rows.append([told, *ways, str(len(chips))])
+    return table(["failed devices, map known", *KNOWN_WAYS, "chips"], rows)
 
 
 def kim_plot(found: Found) -> Callable[[Effort], Figure]:
@@ -103,7 +120,7 @@ def kim_plot(found: Found) -> Callable[[Effort], Figure]:
         for axis, case in zip(axes, cases, strict=False):
             for way, colour in (("baseline", ORANGE), ("aware", BLUE)):
                 drops = kim_drops(found, case)[way]
-                x, y = [100 * rate for rate, _ in drops], [drop for _, drop in drops]
+                x, y = [100 * rate for rate, _ in drops if rate], [drop for rate, drop in drops if rate]
                 axis.semilogx(x, y, "o-", color=colour, label=way)
             label(axis, "defective weights, %", "accuracy lost, points")
         return figure
