@@ -97,17 +97,22 @@ def kim_table(found: Found) -> str:
     )
 
 
-def known_table(found: Found) -> str:
-    """Accuracies on chips whose failed devices are known; means over the chips."""
+def known_rows(found: Found) -> list[tuple[str, dict[str, float], int]]:
+    """Shares of known failed devices, accuracy each way, and chips that it is the mean of."""
     rows = []
     for name, fields in KNOWN.items():
         chips = [row for key, row in found.items() if key.startswith(f"{name}: ")]
         if chips:
-            told = ", ".join(
-                f"{100 * fields[f'failures.stuck_{kind}.rate']:g} % {kind.upper()}" for kind in ("hrs", "lrs")
-            )
-            ways = [percent(float(np.mean([chip[way] for chip in chips]))) for way in KNOWN_WAYS]
-            rows.append([told, *ways, str(len(chips))])
+            shares = {kind: 100 * fields[f"failures.stuck_{kind}.rate"] for kind in ("hrs", "lrs")}
+            told = ", ".join(f"{share:g} % {kind.upper()}" for kind, share in shares.items())
+            ways = {way: float(np.mean([chip[way] for chip in chips])) for way in KNOWN_WAYS}
+            rows.append((told, ways, len(chips)))
+    return rows
+
+
+def known_table(found: Found) -> str:
+    """Accuracies on chips whose failed devices are known."""
+    rows = [[told, *map(percent, ways.values()), str(chips)] for told, ways, chips in known_rows(found)]
     return table(["failed devices, map known", *KNOWN_WAYS, "chips"], rows)
 
 
@@ -282,6 +287,9 @@ def readme_table() -> str:
             both = [rate for rate in RATES if rate in base and rate in aware]
             ours = ", ".join(f"at {100 * rate:g} % {base[rate]:.1f}, aware {aware[rate]:.1f}" for rate in both)
             rows.append([f"Kim 2020: ResNet-20, {CASES[case].what}, points lost", "not available", ours])
+    for told, ways, _ in known_rows(kim):
+        ours = ", ".join(f"{way} {percent(value)}" for way, value in ways.items())
+        rows.append([f"Kim 2020: ResNet-20, map of failed devices known, {told}", "not available", ours])
     return table(["work", "reported", "ours, emitted programs on chips not seen"], rows)
 
 
