@@ -287,8 +287,8 @@ def readme_table() -> str:
             both = [rate for rate in RATES if rate in base and rate in aware]
             ours = ", ".join(f"at {100 * rate:g} % {base[rate]:.1f}, aware {aware[rate]:.1f}" for rate in both)
             rows.append([f"Kim 2020: ResNet-20, {CASES[case].what}, points lost", "not available", ours])
-    for told, ways, _ in known_rows(kim):
-        ours = ", ".join(f"{way} {percent(value)}" for way, value in ways.items())
+    for told, means, _ in known_rows(kim):
+        ours = ", ".join(f"{way} {percent(value)}" for way, value in means.items())
         rows.append([f"Kim 2020: ResNet-20, map of failed devices known, {told}", "not available", ours])
     return table(["work", "reported", "ours, emitted programs on chips not seen"], rows)
 
