@@ -79,6 +79,8 @@ class Case:
     highest, power
         Rate in training, at most (beyond it a network tells nothing to learn from), and the power of an even draw that
         it is multiplied by: high ones draw low rates more often.
+    clip
+        Full scale of each column in standard deviations of its weights. A defect at full scale is as large as that.
     """
 
     what: str
@@ -89,6 +91,7 @@ class Case:
     deviation: float = 0.0
     highest: float = 0.2
     power: int = 3
+    clip: float = 2.5
 
     def spec(self, rate: float) -> HardwareSpec:
         """The hardware with this rate of failures a device."""
@@ -127,9 +130,9 @@ CASES: dict[str, Case] = {
     "unformed-pair": Case("pair, unformed", "pair", {}, "unformed"),
     "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed"),
     **_overformed(),
-    "weight-0": Case("0-defects of weights", "pair", {}),
+    "weight-0": Case("0-defects of weights", "pair", {}, power=5),
     "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05),
-    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, highest=0.08),
+    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, highest=0.08, power=4, clip=1.5),
     "weight-1-deviating": Case(
         "±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05, highest=0.08
     ),
@@ -186,13 +189,13 @@ class Study:
             program,
             train,
             chips=None if chips is None else lambda seed: chips(seed, program.arrays),
-            without=["failures"] if chips is None else [],
+            without=["read_noise", *(["failures"] if chips is None else [])],  # noise takes half of the time
             options=xbarc.TuneOptions(
                 epochs=self.epochs,
                 batch=self.batch,
                 learning_rate=1e-3 * math.sqrt(self.batch / 64),
                 average=0.998 ** (self.batch / 64),
-                clip=2.5,
+                clip=case.clip,
                 distill=0.5,
                 validation=1000,
                 validation_chips=2,
