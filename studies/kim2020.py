@@ -131,10 +131,10 @@ CASES: dict[str, Case] = {
     "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed"),
     **_overformed(),
     "weight-0": Case("0-defects of weights", "pair", {}, power=5),
-    "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05),
+    "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05, power=5),
     "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, highest=0.08, power=4, clip=1.5),
     "weight-1-deviating": Case(
-        "±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05, highest=0.08
+        "±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05, highest=0.08, power=4, clip=1.5
     ),
 }
 BASELINES = {"baseline-pair": CASES["unformed-pair"], "baseline-single": CASES["unformed-single"]}
