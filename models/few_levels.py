@@ -58,13 +58,10 @@ class FewLevels(nn.Module):
         if levels < 3 or levels % 2 == 0:
             raise ValueError(f"levels must be odd and at least 3, not {levels}")
         self.levels = levels
-        self.active = True  # else the layer has its latent weights
         self.disturbance: Disturbance | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         """Map latent weights (channels, ...) to few-level ones, disturbed in training only."""
-        if not self.active:
-            return weight
         scale = channel_scale(weight, self.levels)
         quantised: Tensor = _StraightThrough.apply(weight, scale, self.levels)  # type: ignore[no-untyped-call]
         if self.disturbance is None or not self.training:

@@ -174,7 +174,7 @@ RECIPES = (
 
 
 def with_epochs(options: TrainingOptions, epochs: int) -> TrainingOptions:
-    """Shorten or lengthen a training, its patience and its float epochs in proportion.
+    """Shorten or lengthen a training, and its patience in proportion.
 
     Parameters
     ----------
@@ -184,12 +184,7 @@ def with_epochs(options: TrainingOptions, epochs: int) -> TrainingOptions:
         How long to train instead.
     """
     share = epochs / options.epochs
-    return replace(
-        options,
-        epochs=epochs,
-        patience=max(1, round(share * options.patience)),
-        float_epochs=int(share * options.float_epochs),
-    )
+    return replace(options, epochs=epochs, patience=max(1, round(share * options.patience)))
 
 
 def run(

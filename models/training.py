@@ -53,8 +53,6 @@ class TrainingOptions:
         those conduct that stand for 0, as a share of the range.
     weight_loss : float
         With levels, share of the weights that each step of training sets to 0.
-    float_epochs : int
-        With levels, epochs at the start in which weights can have any value.
     start : str or None
         Model of another recipe, of the same network, whose weights training starts from.
     distill : float
@@ -83,17 +81,14 @@ class TrainingOptions:
     weight_noise: float = 0.0
     weight_rest: float = 0.0
     weight_loss: float = 0.0
-    float_epochs: int = 0
     start: str | None = None
     distill: float = 0.0
     temperature: float = 3.0
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together."""
-        if self.levels is None and (self.weight_noise or self.weight_rest or self.weight_loss or self.float_epochs):
-            raise ValueError("weight_noise, weight_rest, weight_loss and float_epochs need levels")
-        if self.float_epochs >= self.epochs:
-            raise ValueError(f"float_epochs must be fewer than all {self.epochs} epochs, not {self.float_epochs}")
+        if self.levels is None and (self.weight_noise or self.weight_rest or self.weight_loss):
+            raise ValueError("weight_noise, weight_rest and weight_loss need levels")
         if self.distill and self.start is None:
             raise ValueError("distill needs a model to start from")
 
@@ -166,14 +161,8 @@ def train(
         optimizer.step()  # without gradients it changes nothing; the schedule wants to see it before its own steps
         for _ in range(int(progress["epoch"]) * steps):
             schedule.step()
-    while (
-        progress["epoch"] < options.epochs
-        and progress["epoch"] - max(progress["best_epoch"], options.float_epochs) < options.patience
-    ):
+    while progress["epoch"] < options.epochs and progress["epoch"] - progress["best_epoch"] < options.patience:
         progress["epoch"] += 1
-        final = progress["epoch"] > options.float_epochs  # the weights are what they will be in the end
-        for few_levels in (*few_levels_of(network), *few_levels_of(averaged)):
-            few_levels.active = final
         network.train()
         order = torch.randperm(len(y), generator=generator, device=device)
         for start in range(0, len(y), options.batch):
@@ -198,7 +187,7 @@ def train(
             reestimate_statistics(averaged, x)  # those of the current network do not fit other few-level weights
         accuracy, validation_loss = evaluate(averaged, x_held_out, y_held_out)
         print(f"epoch {progress['epoch']}: validation accuracy {accuracy:.4f}, loss {validation_loss:.4f}", flush=True)
-        if final and validation_loss < progress["best_loss"]:
+        if validation_loss < progress["best_loss"]:
             best.load_state_dict(averaged.state_dict())
             progress |= {"best_loss": validation_loss, "best_epoch": progress["epoch"], "best_accuracy": accuracy}
         if checkpoint is not None:

@@ -40,7 +40,6 @@ SHORT = TrainingOptions(
     average=0.8,
     augmentation=Augmentation(crop=1),
     levels=3,
-    float_epochs=1,
 )
 
 
@@ -153,8 +152,6 @@ def test_disturbance_is_drawn_anew_in_training_and_off_in_evaluation() -> None:
         assert relative[chosen].std() == pytest.approx(0.2 * (one**2 + other**2) ** 0.5, rel=0.02)
     few_levels.eval()
     assert torch.equal(few_levels(weight), still)
-    few_levels.active = False
-    assert few_levels(weight) is weight
 
 
 @pytest.mark.parametrize("killed_after", [1, 2])
@@ -177,7 +174,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
             trained_on(digits, options, tmp_path / "run.safetensors")
     resumed = trained_on(digits, options, tmp_path / "run.safetensors")
     assert torch.equal(weights_of(resumed.network), weights_of(whole.network))
-    assert resumed.best_epoch == whole.best_epoch > options.float_epochs
+    assert resumed.best_epoch == whole.best_epoch
 
 
 def test_statistics_are_those_of_the_images() -> None:
@@ -193,9 +190,9 @@ def test_statistics_are_those_of_the_images() -> None:
 
 
 def test_options_that_do_not_fit_are_refused() -> None:
-    for wrong in ({"levels": None}, {"epochs": 1}):
-        with pytest.raises(ValueError, match="float_epochs"):
-            replace(SHORT, **wrong)
+    for wrong in ("weight_noise", "weight_rest", "weight_loss"):
+        with pytest.raises(ValueError, match=wrong):
+            replace(SHORT, levels=None, **{wrong: 0.1})
     for levels in (1, 2, 4):
         with pytest.raises(ValueError, match="odd"):
             add_few_levels(digits_cnn(), levels)
@@ -203,6 +200,6 @@ def test_options_that_do_not_fit_are_refused() -> None:
 
 
 def test_other_epochs_keep_the_proportions() -> None:
-    options = with_epochs(replace(SHORT, epochs=90, patience=90, float_epochs=15), 30)
-    assert (options.epochs, options.patience, options.float_epochs) == (30, 30, 5)
-    assert with_epochs(options, 1).float_epochs == 0
+    options = with_epochs(replace(SHORT, epochs=90, patience=60), 30)
+    assert (options.epochs, options.patience) == (30, 20)
+    assert with_epochs(options, 1).patience == 1
