@@ -127,6 +127,7 @@ class Engine:
         """What made the loops."""
         self.loops = {loop.layer: self.compiler.compile(loop) for loop in chip.program.tables.loops}
         """The loops by layer."""
+        self._spent = self._find_spent()
         self.trainable: dict[str, Trainable] = {}
         """Layers whose bias and matrices take gradients, where these are enabled."""
         self._blocks: BlockRunner | None = None
@@ -153,27 +154,43 @@ class Engine:
     def __call__(self, inputs: Mapping[str, Any] | Any) -> list[Any]:
         """Outputs of the program as numpy arrays, in the order of the model's, as onnxruntime's ``run`` gives them."""
         tables = self._chip.program.tables
-        bound = bind_inputs(tables.inputs, inputs)
-        buffers: dict[str, Any] = {name: _to_tensor(value, self._device) for name, value in bound.items()}
+        buffers = self.bind(inputs)
         with torch.no_grad():
             self.run(buffers)
         return [_to_numpy(buffers[info.name]) for info in tables.outputs]
 
+    def bind(self, inputs: Mapping[str, Any] | Any) -> dict[str, Any]:
+        """The buffers that a run begins with: the inputs, as tensors of the model's own types."""
+        bound = bind_inputs(self._chip.program.tables.inputs, inputs)
+        return {name: _to_tensor(value, self._device) for name, value in bound.items()}
+
     def run(self, buffers: dict[str, Any]) -> None:
         """Run all instructions on tensors; `buffers` holds the inputs, and afterwards every buffer still needed."""
+        for number in range(len(self._chip.program.tables.instructions)):
+            self.step(number, buffers)
+
+    def step(self, number: int, buffers: dict[str, Any]) -> None:
+        """Run the instruction of this number, and drop the buffers that none after it reads."""
+        step = self._chip.program.tables.instructions[number]
+        if isinstance(step, Host):
+            self._host(step, buffers)
+        else:
+            self.loop(step.layer, buffers)
+        for name in self._spent[number]:
+            del buffers[name]
+
+    def _find_spent(self) -> list[list[str]]:
+        """Buffers that each instruction is the last one to read, but for the outputs."""
         tables = self._chip.program.tables
         keep = {info.name for info in tables.outputs}
         last: dict[str, int] = {}
         for number, step in enumerate(tables.instructions):
             last |= dict.fromkeys(step.inputs if isinstance(step, Host) else [self.loops[step.layer].source], number)
-        for number, step in enumerate(tables.instructions):
-            if isinstance(step, Host):
-                self._host(step, buffers)
-            else:
-                self.loop(step.layer, buffers)
-            for name, end in last.items():
-                if end == number and name not in keep:
-                    del buffers[name]
+        spent: list[list[str]] = [[] for _ in tables.instructions]
+        for name, number in last.items():
+            if name not in keep:
+                spent[number].append(name)
+        return spent
 
     def _host(self, step: Host, buffers: dict[str, Any]) -> None:
         segment = self._segments[step.segment]

@@ -1,7 +1,7 @@
 """Writing a program onto a chip: conductances, effective matrices, readout errors and the controller's trim."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ class ProgrammingReport:
         Devices that hold weights and had failed before they were programmed, gated off or not.
     trim
         Relative error of each layer's tiles on the known vectors, before and after the controller's trim.
+    reestimated
+        Relative error of each layer's results, before and after its columns were re-estimated (`reestimate_torch`).
     """
 
     devices: int = 0
@@ -46,6 +48,7 @@ class ProgrammingReport:
     failed: int = 0
     stuck: int = 0
     trim: Mapping[str, tuple[float, float]] | None = None
+    reestimated: Mapping[str, tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,8 @@ class ProgrammedChip:
         Layers that run with their float weights and ideal converters.
     report
         What programming took.
+    bias_shift
+        Added to the biases of layers whose columns were re-estimated on this chip.
     """
 
     program: TileProgram
@@ -80,6 +85,7 @@ class ProgrammedChip:
     tiles: Mapping[str, TileOnChip]
     exact_layers: frozenset[str]
     report: ProgrammingReport
+    bias_shift: Mapping[str, Float64] = field(default_factory=dict)
 
     def layer_spec(self, layer: str) -> HardwareSpec:
         """The hardware that a layer runs on: none at all where it is exact."""
@@ -96,7 +102,7 @@ class ProgrammedChip:
 
     def bias(self, layer: str) -> Float64:
         """Digital bias of a layer: the model's own where the layer is exact."""
-        return self.program.bias(layer, exact=layer in self.exact_layers)
+        return self.program.bias(layer, exact=layer in self.exact_layers) + self.bias_shift.get(layer, 0.0)
 
     def copy_shift(self, layer: str, number: int) -> Float64 | None:
         """What the bias of one of several copies of a layer takes up; None for nothing, and where it is exact."""
@@ -128,6 +134,11 @@ class ProgrammedChip:
             compliance=periphery.compliance,
             noise=periphery.readout_noise,
         )
+
+    def rounding(self, tile: Tile) -> float:
+        """Variance of a tile's result for a vector by the converter's rounding alone, amperes², all phases together."""
+        code_max = self.spec.periphery.output_code_max
+        return sum((limit / code_max) ** 2 / 12 for limit in tile.adc_range) if code_max else 0.0
 
     def result_unit(self, layer: str) -> float:
         """What an ampere stands for in a layer's result, for a column of scale 1."""

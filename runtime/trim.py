@@ -50,7 +50,7 @@ def trimmed(
             trim.vectors,
             array_generator(moment.seed, Purpose.TRIM, number, chip_seed=moment.chip_seed),
         )
-        gain, offset = _fit(wanted, found, trim, _rounding(measured, tile))
+        gain, offset = _fit(wanted, found, trim, measured.rounding(tile))
         tiles[tile.name] = TileOnChip(chip.tiles[tile.name].channels, gain, offset)
         errors = (found - wanted, gain * found + offset - wanted, wanted)
         scale = chip.program.tile_tensors[tile.name].scale
@@ -104,12 +104,6 @@ def _result(chip: ProgrammedChip, tile: Tile, codes: Float64, noise: Noise) -> F
         for one in conversions(chip.tiles[tile.name].channels, readout, drive, spec, codes, phase, noise):
             total += one.estimate * (one.weight if phase != "-" else -one.weight)
     return total
-
-
-def _rounding(chip: ProgrammedChip, tile: Tile) -> float:
-    """Variance of a result by rounding alone, amperes²."""
-    code_max = chip.spec.periphery.output_code_max
-    return sum((limit / code_max) ** 2 / 12 for limit in tile.adc_range) if code_max else 0.0
 
 
 def _fit(wanted: Float64, found: Float64, trim: Trim, rounding: float) -> tuple[Float64, Float64]:

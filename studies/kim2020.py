@@ -44,6 +44,9 @@ FIELDS: dict[Structure, dict[str, Any]] = {
 }
 """Of a pair of devices, a pair that a failure turns into 0, and a single device against a reference."""
 NONE: dict[str, Any] = {"failures.unformed.rate": 0.0, "failures.overformed.rate": 0.0}
+WAYS = ("baseline", "baseline, re-estimated", "aware", "aware, re-estimated")
+"""What a case is measured with: its program, as it is or with columns re-estimated on each chip by training images."""
+REESTIMATION_IMAGES = 256
 OVERFORMED: dict[str, dict[str, Any]] = {
     "at-max": {"failures.overformed.model": "fixed", "failures.overformed.deviation": 0.0},
     "at-1.25": {
@@ -81,6 +84,8 @@ class Case:
         it is multiplied by: high ones draw low rates more often.
     clip
         Full scale of each column in standard deviations of its weights. A defect at full scale is as large as that.
+    learning_rate
+        Of 64 images a step.
     """
 
     what: str
@@ -92,6 +97,7 @@ class Case:
     highest: float = 0.2
     power: int = 3
     clip: float = 2.5
+    learning_rate: float = 1e-3
 
     def spec(self, rate: float) -> HardwareSpec:
         """The hardware with this rate of failures a device."""
@@ -119,25 +125,26 @@ def _overformed() -> dict[str, Case]:
     for structure, told in structures:
         for name, fields in OVERFORMED.items():
             what = {"at-max": "g_max", "at-1.25": "1.25 g_max", "to-4": "1 to 4 g_max"}[name]
+            highest = (0.02 if name == "to-4" else 0.08) / (2 if structure == "pair" else 1)  # of two, either spoils it
             found[f"overformed-{structure}-{name}"] = Case(
-                f"{told}, over-formed at {what}", structure, fields, "overformed"
+                f"{told}, over-formed at {what}", structure, fields, "overformed", highest=highest, power=4, clip=1.5
             )
     return found
 
 
 CASES: dict[str, Case] = {
-    "unformed-single": Case("single device, unformed", "single", {}, "unformed"),
-    "unformed-pair": Case("pair, unformed", "pair", {}, "unformed"),
-    "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed"),
+    "unformed-single": Case("single device, unformed", "single", {}, "unformed", highest=0.08, power=4, clip=1.5),
+    "unformed-pair": Case("pair, unformed", "pair", {}, "unformed", power=5),
+    "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed", highest=0.1, power=5),
     **_overformed(),
-    "weight-0": Case("0-defects of weights", "pair", {}, power=5),
+    "weight-0": Case("0-defects of weights", "pair", {}, highest=0.1, power=4, learning_rate=4e-4),
     "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05, power=5),
     "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, highest=0.08, power=4, clip=1.5),
     "weight-1-deviating": Case(
         "±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05, highest=0.08, power=4, clip=1.5
     ),
 }
-BASELINES = {"baseline-pair": CASES["unformed-pair"], "baseline-single": CASES["unformed-single"]}
+BASELINES = {"baseline-pair": Case("pair", "pair", {}), "baseline-single": Case("single device", "single", {})}
 
 KNOWN: dict[str, dict[str, Any]] = {
     "known-5": {"failures.stuck_hrs.rate": 0.025, "failures.stuck_lrs.rate": 0.025},
@@ -193,7 +200,7 @@ class Study:
             options=xbarc.TuneOptions(
                 epochs=self.epochs,
                 batch=self.batch,
-                learning_rate=1e-3 * math.sqrt(self.batch / 64),
+                learning_rate=case.learning_rate * math.sqrt(self.batch / 64),
                 average=0.998 ** (self.batch / 64),
                 clip=case.clip,
                 distill=0.5,
@@ -228,23 +235,25 @@ class Study:
         """Tune for a type of defect, and measure it and its baseline at every rate."""
         case = CASES[name]
         base = "baseline-single" if case.structure == "single" else "baseline-pair"
-        programs = {"aware": self.tuned(name, case, case.drawn)}
+        aware = self.tuned(name, case, case.drawn)
         results, test = Results(self.out / f"{name}.json"), self.samples("test")
-        for told in ("aware", "baseline"):
-            if told not in programs:
-                while not (self.out / f"{base}.xbar").exists():
-                    time.sleep(1.0)  # another process makes it
-                programs[told] = xbarc.load(self.out / f"{base}.xbar")
-            program = programs[told]
+        while not (self.out / f"{base}.xbar").exists():
+            time.sleep(1.0)  # another process makes it
+        baseline = xbarc.load(self.out / f"{base}.xbar")
+        train = self.samples("train")
+        few = train.take(np.random.default_rng(1).permutation(len(train))[:REESTIMATION_IMAGES])
+        for told in WAYS:
+            program = aware if told.startswith("aware") else baseline
+            typical = few if told.endswith("re-estimated") else None
             for rate in (0.0, *reversed(RATES)):
-                results.get(f"{told} {rate:g}", lambda: self._measured(case, program, rate, test))  # noqa: B023 (called at once)
+                results.get(f"{told} {rate:g}", lambda: self._measured(case, program, rate, test, typical))  # noqa: B023 (called at once)
 
     def known(self, name: str) -> None:
         """Map the baseline for chips whose failures are known, tune it there, and measure both."""
         while not (self.out / "baseline-pair.onnx").exists():
             time.sleep(1.0)  # another process makes it
         plain = xbarc.load(self.out / "baseline-pair.xbar")
-        spec = CASES["unformed-pair"].spec(0.0).with_fields(KNOWN[name])
+        spec = BASELINES["baseline-pair"].spec(0.0).with_fields(KNOWN[name])
         program = plain.on(spec)
         results, test, train = Results(self.out / f"{name}.json"), self.samples("test"), self.samples("train")
         for seed in range(FIRST_CHIP, FIRST_CHIP + self.chips):
@@ -262,11 +271,13 @@ class Study:
         good = right(program, chip, test, seed, self.device, without=["failures"])
         return {"fault-free": float(good.mean()), **found}
 
-    def _measured(self, case: Case, program: TileProgram, rate: float, test: Dataset) -> dict[str, Any]:
+    def _measured(
+        self, case: Case, program: TileProgram, rate: float, test: Dataset, typical: Dataset | None
+    ) -> dict[str, Any]:
         def chip(seed: int) -> xbarc.Chip:
             return case.chip(rate, seed, program.arrays) if rate else _good(program, seed)
 
-        return measure(program, chip, self.chips, test, self.device)
+        return measure(program, chip, self.chips, test, self.device, reestimate=typical)
 
 
 def _good(program: TileProgram, seed: int) -> xbarc.Chip:

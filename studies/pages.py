@@ -17,9 +17,10 @@ from benchmarks.results import ROOT, write_between
 from studies.cao2022 import FLOAT, MODELS, OHMS, PLAIN
 from studies.charan2020 import PRESETS, WAYS
 from studies.kim2020 import CASES, KNOWN, RATES
+from studies.kim2020 import WAYS as KIM_WAYS
 from studies.liu2017 import FAILURES, NETWORKS
 from studies.liu2017 import RATES as LIU_RATES
-from studies.plot_style import BLUE, GREY, ORANGE, Effort, label, panels, write
+from studies.plot_style import BLUE, GREEN, GREY, ORANGE, Effort, label, panels, write
 from studies.trials import merged
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,11 +69,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def kim_drops(found: Found, case: str) -> dict[str, list[tuple[float, float]]]:
-    """Drop in points over the rate, of the baseline and of the defect-aware model of a case."""
-    base = "baseline-single" if CASES[case].structure == "single" else "baseline-pair"
-    good = found.get(f"{base}: 0", {}).get("mean")
+    """Drop in points over the rate, of each program of a case, against its baseline without defects."""
+    good = found.get(f"{case}: baseline 0", {}).get("mean")
     drops: dict[str, list[tuple[float, float]]] = {}
-    for way in ("baseline", "aware"):
+    for way in KIM_WAYS:
         rows = [(rate, found.get(f"{case}: {way} {rate:g}")) for rate in ALL_RATES]
         drops[way] = [(rate, 100 * (good - row["mean"])) for rate, row in rows if row is not None and good is not None]
     return drops
@@ -124,10 +124,11 @@ def kim_plot(found: Found) -> Callable[[Effort], Figure]:
         cases = [case for case in ("weight-0", "weight-1") if kim_drops(found, case)["aware"]]
         figure, axes = panels(*(CASES[case].what for case in cases) if cases else ("no results",))
         for axis, case in zip(axes, cases, strict=False):
-            for way, colour in (("baseline", ORANGE), ("aware", BLUE)):
+            for way, colour in zip(KIM_WAYS, (ORANGE, GREY, BLUE, GREEN), strict=True):
                 drops = kim_drops(found, case)[way]
                 x, y = [100 * rate for rate, _ in drops if rate], [drop for rate, drop in drops if rate]
-                axis.semilogx(x, y, "o-", color=colour, label=way)
+                if x:
+                    axis.semilogx(x, y, "o-", color=colour, label=way)
             label(axis, "defective weights, %", "accuracy lost, points")
         return figure
 
@@ -220,7 +221,7 @@ def liu_plot(found: Found) -> Callable[[Effort], Figure]:
     def draw(_effort: Effort) -> Figure:
         rows = liu_rows(found)
         figure, axes = panels("Accuracy as a share of the fault-free one, %", height=3.2)
-        colours = {"naive": GREY, "mapped": ORANGE, "tuned": BLUE, "replicas": "#2f8f5b"}
+        colours = {"naive": GREY, "mapped": ORANGE, "tuned": BLUE, "replicas": GREEN}
         for number, (way, colour) in enumerate(colours.items()):
             values = [100 * row.get(way, 0.0) for *_, row in rows]
             axes[0].barh(np.arange(len(rows)) - 0.2 * number, values, 0.18, color=colour, label=way)

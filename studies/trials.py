@@ -28,9 +28,12 @@ def right(
     *,
     only: Sequence[str] | None = None,
     without: Sequence[str] = (),
+    reestimate: Dataset | None = None,
 ) -> npt.NDArray[Any]:
-    """Which samples a program gets right on a chip, ``(samples,) bool``; effects as for `xbarc.simulate`."""
-    simulation = xbarc.simulate(program, chip=chip, device=device, seed=seed, only=only, without=without)
+    """Which samples a program gets right on a chip, ``(samples,) bool``; options as for `xbarc.simulate`."""
+    simulation = xbarc.simulate(
+        program, chip=chip, device=device, seed=seed, only=only, without=without, reestimate=reestimate
+    )
     found = [simulation(batch)[0].argmax(1) for batch in data.batches(BATCH)]
     labels = data.labels
     assert labels is not None
@@ -43,11 +46,11 @@ def measure(
     chips: int,
     data: Dataset,
     device: str,
-    **effects: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """Accuracy over chips of the seeds from `FIRST_CHIP` on: mean, 95 % interval (chips and samples), each chip."""
     seeds = range(FIRST_CHIP, FIRST_CHIP + chips)
-    rows = np.array([right(program, chip_of(seed), data, seed, device, **effects) for seed in seeds], np.float64)
+    rows = np.array([right(program, chip_of(seed), data, seed, device, **options) for seed in seeds], np.float64)
     low, high = bootstrap(rows, 0)
     each = [round(float(value), 5) for value in rows.mean(1)]
     return {"mean": float(rows.mean()), "ci95": [low, high], "chips": each, "samples": rows.shape[1]}

@@ -1,7 +1,7 @@
 """The public functions of xbarc."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -243,6 +243,7 @@ def simulate(
     time: float = 0.0,
     only: Iterable[str] | None = None,
     without: Iterable[str] = (),
+    reestimate: Data | None = None,
 ) -> Simulation:
     """Write a program onto a chip and get it ready to run.
 
@@ -264,15 +265,32 @@ def simulate(
         Names of the physical effects to keep (`hwspec.effects.EFFECTS`); None keeps all.
     without
         Names of effects to switch off.
+    reestimate
+        Typical inputs, some hundred, that digital gains and biases of the layers' columns are re-estimated with on this
+        chip (`runtime.reestimate_torch`): no labels, no map of failed devices. None leaves them as they are.
 
     Raises
     ------
     ChipError
         If the chip does not take the program.
     DataError
-        If an effect does not exist, or the device cannot be used.
+        If an effect does not exist, the device cannot be used, or the inputs do not fit the program.
     SpecError
         If the time is beyond what the drift model was fitted to.
     """
     effects = chosen_effects(only, without)
-    return Simulation(program_chip(program, chip, effects=effects, seed=seed, seconds=time), device, engine, seed)
+    programmed = program_chip(program, chip, effects=effects, seed=seed, seconds=time)
+    if reestimate is not None:
+        programmed = reestimated_on(programmed, effects, reestimate, device, seed)
+    return Simulation(programmed, device, engine, seed)
+
+
+def reestimated_on(
+    chip: ProgrammedChip, effects: Collection[str], data: Data, device: str, seed: int
+) -> ProgrammedChip:
+    """A programmed chip, its columns re-estimated with data, against its program on the chip that this expects."""
+    from runtime.reestimate_torch import reestimated
+
+    dataset = data if isinstance(data, Dataset) else load_data(data, chip.program.tables.inputs)
+    batches = list(dataset.batches(len(dataset) or 1))
+    return reestimated(chip, program_chip(chip.program, effects=effects), batches, device, seed)

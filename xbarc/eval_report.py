@@ -58,6 +58,9 @@ class EvalReport(BaseModel):
     trim: dict[str, tuple[float, float]] | None = Field(
         description="error of each layer's tiles on the first chip's known vectors, before and after its trim"
     )
+    reestimated: dict[str, tuple[float, float]] | None = Field(
+        default=None, description="error of each layer's results on the first chip, before and after re-estimation"
+    )
     by_layer: tuple[LayerEval, ...] = ()
     onnxruntime_segments: dict[str, str] = Field(description="digital segments without torch translation, and why")
     warnings: tuple[str, ...]

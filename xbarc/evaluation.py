@@ -18,7 +18,8 @@ from hwspec.errors import DataError
 from hwspec.fault_statistics import count_states
 from runtime.engine import Engine
 from runtime.program import TileProgram
-from runtime.programming import program_chip
+from runtime.programming import ProgrammingReport, program_chip
+from xbarc.api import reestimated_on
 from xbarc.data.batches import run_batches
 from xbarc.data.load import Dataset
 from xbarc.eval_report import EvalReport, LayerEval
@@ -46,6 +47,7 @@ def evaluate(
     remap: bool = False,
     options: CompileOptions | None = None,
     drop: bool = False,
+    reestimate: Dataset | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EvalReport:
     """Evaluate a program on data.
@@ -82,6 +84,8 @@ def evaluate(
     drop
         Whether to run the same chips without failed devices too, with the program for any chip: the drop by failures
         is the difference, chip by chip and sample by sample.
+    reestimate
+        Inputs that the columns of every chip are re-estimated with before it is evaluated; see `xbarc.simulate`.
     progress
         Called with what runs, samples done, and samples in all.
 
@@ -104,7 +108,7 @@ def evaluate(
         program_chip(plain, Chip.ideal(plain.spec, plain.arrays) if drop else None, effects=effects), device
     )
     ideal = sample_metric(data, truth, outputs("ideal", engine))
-    values, good, trim, failed = [], [], None, []
+    values, good, first, failed = [], [], ProgrammingReport(), []
     count = chips if chip is None else 1
     for number in range(count):
         mapped, at, one_seed = program, chip, seed + number
@@ -114,7 +118,9 @@ def evaluate(
         if remap:
             mapped = remap_program(program, options, at)
         programmed = program_chip(mapped, at, effects=effects, seed=one_seed, seconds=time)
-        trim = programmed.report.trim if number == 0 else trim
+        if reestimate is not None:
+            programmed = reestimated_on(programmed, effects, reestimate, device, one_seed)
+        first = programmed.report if number == 0 else first
         label = f"chip {number + 1} of {count}"
         values.append(sample_metric(data, truth, outputs(label, Engine(programmed, device, seed=one_seed))))
         counted = count_states(at.fault_map, program.spec.array.pairing)
@@ -125,10 +131,10 @@ def evaluate(
     layers = []
     if by_layer:
         for layer in program.layers:
-            first = (chip or Chip.sample(program.spec, program.arrays, seed)) if count else None
+            one_chip = (chip or Chip.sample(program.spec, program.arrays, seed)) if count else None
             alone = Engine(
                 program_chip(
-                    program, first, exact_layers=_others(program, layer), effects=effects, seed=seed, seconds=time
+                    program, one_chip, exact_layers=_others(program, layer), effects=effects, seed=seed, seconds=time
                 ),
                 device,
                 seed=seed,
@@ -163,7 +169,8 @@ def evaluate(
         effects=tuple(
             name for name in active_effects(program.spec) if name in effects and (count or name not in OF_A_CHIP)
         ),
-        trim=None if trim is None else dict(trim),
+        trim=None if first.trim is None else dict(first.trim),
+        reestimated=None if first.reestimated is None else dict(first.reestimated),
         by_layer=tuple(layers),
         onnxruntime_segments=engine.host_reasons,
         warnings=(*program.report.warnings, *effect_warnings(program, effects)),

@@ -318,6 +318,23 @@ def test_eval_maps_for_each_chip(folder: Path) -> None:
         assert "must have chips" in refused("eval", folder / "any.xbar", *ideal, flag)
 
 
+def test_eval_re_estimates_columns_of_each_chip(folder: Path) -> None:
+    """Without a map: most of what failed devices take comes back, and what mapping gains stays the larger part."""
+    eval_any = ("eval", folder / "any.xbar", "--data", "digits", "--limit", 60, "--chips", 2)
+    typical = ("--reestimate", "digits", "--reestimate-split", "train")
+    none, mapped = told(*eval_any), told(*eval_any, "--remap")
+    some = told(*eval_any, *typical)
+    assert none["reestimated"] is None
+    assert 0 < mapped["mean"] - some["mean"] < (mapped["mean"] - none["mean"]) / 2
+    assert all(after < before for before, after in some["reestimated"].values())
+    few = told(*eval_any, *typical, "--reestimate-limit", 8)
+    assert few["mean"] < some["mean"]
+    assert told(*eval_any, "--remap", *typical)["reestimated"] is not None
+    assert run(*eval_any, *typical)[0].count("re-estimated: error of the results") == len(some["reestimated"])
+    assert "--reestimate" in refused(*eval_any, "--reestimate-split", "train")
+    assert "must have chips" in refused("eval", folder / "any.xbar", "--data", "digits", "--chips", 0, *typical)
+
+
 # -- the guide --------------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,19 @@ def test_accuracy_is_the_share_of_right_answers(data: Dataset) -> None:
     assert report.ci95[0] <= report.mean <= report.ci95[1]
 
 
+def test_columns_are_re_estimated_as_a_simulation_does(data: Dataset) -> None:
+    failing = {"failures.stuck_hrs.rate": 0.1}
+    program = xbarc.compile(MODEL, spec=xbarc.HardwareSpec.preset("rram-128").with_fields(failing), calibration=data)
+    few, chip = data.take(np.arange(100)), xbarc.Chip.sample(program.spec, program.arrays, 4)
+    report = xbarc.evaluate(program, data, seed=4, batch=len(data), reestimate=few)
+    plain, other = (xbarc.simulate(program, chip, seed=4, reestimate=inputs) for inputs in (None, few.inputs))
+    shares = [float((one(data.inputs)[0].argmax(1) == data.labels).mean()) for one in (plain, other)]
+    assert report.chips[0] == pytest.approx(shares[1], abs=0.01)  # the noise of reads is another
+    assert shares[1] > shares[0] + 0.1
+    reference = xbarc.simulate(program, chip, seed=4, reestimate=few.inputs, engine="reference")
+    assert (reference(few.inputs)[0].argmax(1) == other(few.inputs)[0].argmax(1)).mean() > 0.95
+
+
 def test_relative_error_without_labels_falls_with_resolution(data: Dataset) -> None:
     plain = Dataset(data.inputs, None, None, data.axes, data.fixed_batch).take(slice(0, 40))
     errors = []

@@ -27,7 +27,7 @@ from xbarc.cli.arguments import (
 )
 from xbarc.cli.mapping import chip_to_run_on, note_other_chip, parse_steps, replicas_of
 from xbarc.cli.output import emit_json, note, progress_bar, say, table
-from xbarc.cli.programming import print_trim
+from xbarc.cli.programming import REESTIMATED, TRIM, print_errors
 from xbarc.cli.reading import read_samples
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ def eval_(
         int | None,
         typer.Option(min=1, max=16, help="With --remap: tiles that hold each block; by default as they are."),
     ] = None,
+    reestimate: Annotated[
+        str | None, typer.Option(help="Data that each chip's columns are re-estimated with, without labels or map.")
+    ] = None,
+    reestimate_split: Annotated[str | None, typer.Option(help="Split of that data.")] = None,
+    reestimate_limit: Annotated[int, typer.Option(min=1, help="Samples of that data.")] = 256,
     time: Time = "0 s",
     only: Only = None,
     without: Without = None,
@@ -72,8 +77,10 @@ def eval_(
     for name, value in (("--steps", steps), ("--without-steps", without_steps), ("--replicas", replicas)):
         if value is not None and not remap:
             raise DataError(name, "must be given with --remap", hint="the program as it is has been mapped already")
-    if not chips and (remap or drop):
-        option = "--remap" if remap else "--drop"
+    if reestimate is None and reestimate_split is not None:
+        raise DataError("--reestimate-split", "must be given with --reestimate")
+    if not chips and (remap or drop or reestimate):
+        option = "--remap" if remap else "--drop" if drop else "--reestimate"
         raise DataError(option, "must have chips that are sampled or given", hint="--chips 1 or more, or --chip MAP")
     chosen = parse_steps(steps, without_steps)
     loaded = load(program)
@@ -85,6 +92,10 @@ def eval_(
     )
     with progress_bar("evaluating", quiet=json) as advance:
         samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
+        typical = None
+        if reestimate is not None:
+            part = {"split": reestimate_split, "limit": reestimate_limit}
+            typical = read_samples(loaded, reestimate, advance, normalize=normalize, seed=seed, **part)
         report = evaluate(
             loaded,
             samples,
@@ -101,6 +112,7 @@ def eval_(
             remap=remap,
             options=options,
             drop=drop,
+            reestimate=typical,
             progress=advance,
         )
     if json:
@@ -139,7 +151,8 @@ def _print(report: "EvalReport", where: str, *, own_failures: bool) -> None:
             f"from {good:.2%} on the same chips without them"
         )
     say(f"effects  {', '.join(report.effects) or 'none'}")
-    print_trim(report.trim)
+    print_errors(TRIM, report.trim)
+    print_errors(REESTIMATED, report.reestimated)
     for warning in report.warnings:
         say(f"warning: {warning}")
     for segment, reason in report.onnxruntime_segments.items():

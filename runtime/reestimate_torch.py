@@ -1,0 +1,153 @@
+"""Columns re-estimated on the chip at hand: digital gains and biases from what its layers give for some inputs.
+
+No map of failed devices and no labels are needed. The inputs run through the chip and, beside it, through what the
+program expects of a chip. After each layer every channel gets the gain and the offset that bring its results closest to
+the expected ones, ``wanted = gain * found + offset`` by least squares, and the next layer sees the corrected results.
+That is the adaptive batch normalisation of Joshi et al., Nature Communications 11, 2473 (2020), with least squares in
+place of equal means and deviations (our choice: where a channel lost its signal, less noise is passed on).
+
+Gains are drawn towards 1 by what the converter's rounding alone makes uncertain, as in `runtime.trim`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hwspec.errors import DataError
+from runtime.engine import Engine
+from runtime.programming import ProgrammedChip
+from runtime.quantize import Float64
+from runtime.tables import Host, Loop, Scatter, Store
+
+
+@dataclass(frozen=True, eq=False)
+class _Correction:
+    """Of the channels of a layer's result: ``gain * (found - bias) + bias + shift``; and its relative errors."""
+
+    gain: Float64
+    shift: Float64
+    before: float
+    after: float
+
+
+def reestimated(
+    chip: ProgrammedChip,
+    expected: ProgrammedChip,
+    batches: Sequence[Mapping[str, npt.NDArray[Any]]],
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> ProgrammedChip:
+    """The chip with the columns of its layers re-estimated.
+
+    Layers with digital residue or with copies get offsets alone: a gain would change what is not on these columns.
+    Exact layers stay as they are.
+
+    Parameters
+    ----------
+    chip
+        The chip as it was programmed.
+    expected
+        The same program on the chip that it expects.
+    batches
+        Inputs by name, typical ones, some hundred samples in all; results of a layer are held for all of them.
+    device
+        Where torch computes.
+    seed
+        Of the noise of the reads that are measured.
+
+    Raises
+    ------
+    DataError
+        If there are no samples, or they do not fit the program or are not finite.
+    """
+    if not batches:
+        raise DataError("data to re-estimate columns with", "must have samples")
+    program = chip.program
+    engines = [Engine(one, device, seed=seed) for one in (expected, chip)]
+    wanted, found = ([engine.bind(batch) for batch in batches] for engine in engines)
+    corrections: dict[str, _Correction] = {}
+    with torch.no_grad():
+        for number, step in enumerate(program.tables.instructions):
+            for engine, all_buffers in zip(engines, (wanted, found), strict=True):
+                for buffers in all_buffers:
+                    engine.step(number, buffers)
+            if isinstance(step, Host) or step.layer in chip.exact_layers:
+                continue
+            stores = [one for one in step.body if isinstance(one, Store)]
+            if len(stores) == 1:
+                corrections[step.layer] = _correct(chip, step, stores[0], wanted, found)
+    return _corrected(chip, corrections)
+
+
+def _correct(
+    chip: ProgrammedChip, loop: Loop, store: Store, wanted: list[dict[str, Any]], found: list[dict[str, Any]]
+) -> _Correction:
+    """Find a layer's correction, and put the corrected results in place of those found."""
+    program = chip.program
+    layer, scatter = program.layers[loop.layer], program.scatters[store.scatter]
+    axis = -1 if scatter.kind == "vectors" else 1
+    x, y = (torch.cat([_by_channel(one[store.buffer], axis) for one in all_buffers]) for all_buffers in (found, wanted))
+    bias = torch.from_numpy(chip.bias(loop.layer)).to(x)
+    gain = torch.ones_like(bias)
+    if layer.copies == 1 and not len(program.residue(loop.layer)[0]):
+        prior = len(x) * torch.from_numpy(_rounding(chip, loop.layer, scatter)).to(x)
+        centred, goal = x - x.mean(0), y - y.mean(0)
+        over, under = (centred * goal).sum(0) + prior, (centred**2).sum(0) + prior
+        gain = torch.where(under > 0, over / under, gain)
+    shift = y.mean(0) - gain * (x.mean(0) - bias) - bias
+    offset = bias - gain * bias + shift
+    for buffers in found:
+        values = buffers[store.buffer]
+        shape = [1] * values.dim()
+        shape[axis] = -1
+        buffers[store.buffer] = values * gain.to(values).reshape(shape) + offset.to(values).reshape(shape)
+    size = y.norm().item() or 1.0
+    before, after = ((one - y).norm().item() / size for one in (x, gain * x + offset))
+    return _Correction(gain.cpu().numpy(), shift.cpu().numpy(), before, after)
+
+
+def _by_channel(values: Tensor, axis: int) -> Tensor:
+    """A layer's results as ``(windows, channels)`` in float64."""
+    return values.movedim(axis, -1).flatten(0, -2).double()
+
+
+def _channels(scatter: Scatter) -> npt.NDArray[np.int64]:
+    """The channel of each element of a result vector: patches are in order ``(group, *kernel, channel)``."""
+    elements = np.arange(scatter.length)
+    if scatter.kind != "fold":
+        return elements
+    each = scatter.channels // scatter.groups
+    return elements // (prod(scatter.kernel) * each) * each + elements % each
+
+
+def _rounding(chip: ProgrammedChip, layer: str, scatter: Scatter) -> Float64:
+    """Variance of each channel's results by the converters' rounding alone."""
+    program, channels = chip.program, _channels(scatter)
+    found = np.zeros(scatter.channels)
+    for tile in program.tables.tiles:
+        if tile.layer == layer and tile.name in chip.tiles:
+            tensors = program.tile_tensors[tile.name]
+            unit = tensors.scale * tensors.gain * chip.tiles[tile.name].gain * chip.result_unit(layer)
+            np.add.at(found, channels[tensors.col_map], unit**2 * chip.rounding(tile))
+    return found
+
+
+def _corrected(chip: ProgrammedChip, corrections: Mapping[str, _Correction]) -> ProgrammedChip:
+    program = chip.program
+    stores = {loop.layer: one for loop in program.tables.loops for one in loop.body if isinstance(one, Store)}
+    tiles = dict(chip.tiles)
+    for tile in program.tables.tiles:
+        if tile.layer in corrections and tile.name in tiles:
+            channels = _channels(program.scatters[stores[tile.layer].scatter])
+            gain = corrections[tile.layer].gain[channels[program.tile_tensors[tile.name].col_map]]
+            own = tiles[tile.name]
+            tiles[tile.name] = replace(own, gain=own.gain * gain, offset=own.offset * gain)
+    told = {layer: (one.before, one.after) for layer, one in corrections.items()}
+    shifts = {layer: chip.bias_shift.get(layer, 0.0) + one.shift for layer, one in corrections.items()}
+    return replace(chip, tiles=tiles, bias_shift=shifts, report=replace(chip.report, reestimated=told))
