@@ -1,6 +1,6 @@
 """``xbarc eval``."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -92,10 +92,8 @@ def eval_(
     )
     with progress_bar("evaluating", quiet=json) as advance:
         samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
-        typical = None
-        if reestimate is not None:
-            part = {"split": reestimate_split, "limit": reestimate_limit}
-            typical = read_samples(loaded, reestimate, advance, normalize=normalize, seed=seed, **part)
+        reading: dict[str, Any] = {"split": reestimate_split, "normalize": normalize, "limit": reestimate_limit}
+        typical = None if reestimate is None else read_samples(loaded, reestimate, advance, seed=seed, **reading)
         report = evaluate(
             loaded,
             samples,
