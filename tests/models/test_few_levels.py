@@ -190,9 +190,9 @@ def test_statistics_are_those_of_the_images() -> None:
 
 
 def test_options_that_do_not_fit_are_refused() -> None:
-    wrong: dict[str, Any]
-    for wrong in ({"weight_noise": 0.1}, {"weight_rest": 0.1}, {"weight_loss": 0.1}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
+    for name in ("weight_noise", "weight_rest", "weight_loss"):
+        wrong: dict[str, Any] = {name: 0.1}
+        with pytest.raises(ValueError, match=name):
             replace(SHORT, levels=None, **wrong)
     for levels in (1, 2, 4):
         with pytest.raises(ValueError, match="odd"):
