@@ -9,7 +9,8 @@ place of equal means and deviations (our choice: where a channel lost its signal
 Gains are drawn towards 1 by what the converter's rounding alone makes uncertain, as in `runtime.trim`.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -92,23 +93,34 @@ def _correct(
     program = chip.program
     layer, scatter = program.layers[loop.layer], program.scatters[store.scatter]
     axis = -1 if scatter.kind == "vectors" else 1
-    x, y = (torch.cat([_by_channel(one[store.buffer], axis) for one in all_buffers]) for all_buffers in (found, wanted))
-    bias = torch.from_numpy(chip.bias(loop.layer)).to(x)
+
+    def total(of_batch: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """A sum over all batches of what is found and wanted, each ``(windows, channels)`` in float64."""
+        parts = ((_by_channel(x[store.buffer], axis), _by_channel(y[store.buffer], axis)) for x, y in batches)
+        return functools.reduce(torch.add, (of_batch(x, y) for x, y in parts))
+
+    def norm(of_batch: Callable[[Tensor, Tensor], Tensor]) -> float:
+        return float(total(lambda x, y: of_batch(x, y).square().sum())) ** 0.5
+
+    batches = list(zip(found, wanted, strict=True))
+    count = int(total(lambda x, _: torch.tensor(len(x))))
+    mean_x, mean_y = total(lambda x, y: torch.stack([x.sum(0), y.sum(0)])) / max(count, 1)
+    bias = torch.from_numpy(chip.bias(loop.layer)).to(mean_x)
     gain = torch.ones_like(bias)
     if layer.copies == 1 and not len(program.residue(loop.layer)[0]):
-        prior = len(x) * torch.from_numpy(_rounding(chip, loop.layer, scatter)).to(x)
-        centred, goal = x - x.mean(0), y - y.mean(0)
-        over, under = (centred * goal).sum(0) + prior, (centred**2).sum(0) + prior
+        prior = count * torch.from_numpy(_rounding(chip, loop.layer, scatter)).to(bias)
+        over = total(lambda x, y: ((x - mean_x) * (y - mean_y)).sum(0)) + prior
+        under = total(lambda x, _: ((x - mean_x) ** 2).sum(0)) + prior
         gain = torch.where(under > 0, over / under, gain)
-    shift = y.mean(0) - gain * (x.mean(0) - bias) - bias
+    shift = mean_y - gain * (mean_x - bias) - bias
     offset = bias - gain * bias + shift
+    size = norm(lambda _, y: y) or 1.0
+    before, after = norm(lambda x, y: x - y) / size, norm(lambda x, y: gain * x + offset - y) / size
     for buffers in found:
         values = buffers[store.buffer]
         shape = [1] * values.dim()
         shape[axis] = -1
         buffers[store.buffer] = values * gain.to(values).reshape(shape) + offset.to(values).reshape(shape)
-    size = y.norm().item() or 1.0
-    before, after = ((one - y).norm().item() / size for one in (x, gain * x + offset))
     return _Correction(gain.cpu().numpy(), shift.cpu().numpy(), before, after)
 
 

@@ -292,5 +292,5 @@ def reestimated_on(
     from runtime.reestimate_torch import reestimated
 
     dataset = data if isinstance(data, Dataset) else load_data(data, chip.program.tables.inputs)
-    batches = list(dataset.batches(len(dataset) or 1))
+    batches = list(dataset.batches(CALIBRATION_BATCH))
     return reestimated(chip, program_chip(chip.program, effects=effects), batches, device, seed)
