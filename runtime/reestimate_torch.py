@@ -10,9 +10,9 @@ Gains are drawn towards 1 by what the converter's rounding alone makes uncertain
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def _correct(
         return functools.reduce(torch.add, (of_batch(x, y) for x, y in parts))
 
     def norm(of_batch: Callable[[Tensor, Tensor], Tensor]) -> float:
-        return float(total(lambda x, y: of_batch(x, y).square().sum())) ** 0.5
+        return math.sqrt(total(lambda x, y: of_batch(x, y).square().sum()))
 
     batches = list(zip(found, wanted, strict=True))
     count = int(total(lambda x, _: torch.tensor(len(x))))
@@ -135,7 +135,7 @@ def _channels(scatter: Scatter) -> npt.NDArray[np.int64]:
     if scatter.kind != "fold":
         return elements
     each = scatter.channels // scatter.groups
-    return elements // (prod(scatter.kernel) * each) * each + elements % each
+    return elements // (math.prod(scatter.kernel) * each) * each + elements % each
 
 
 def _rounding(chip: ProgrammedChip, layer: str, scatter: Scatter) -> Float64:
