@@ -94,10 +94,10 @@ class Case:
     state: str | None = None
     ones: bool = False
     deviation: float = 0.0
-    highest: float = 0.2
-    power: int = 3
+    highest: float = 0.1
+    power: int = 4
     clip: float = 2.5
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-4
 
     def spec(self, rate: float) -> HardwareSpec:
         """The hardware with this rate of failures a device."""
@@ -119,6 +119,10 @@ class Case:
         return self.chip(self.highest * float(share) ** self.power, seed, arrays)
 
 
+LARGE: dict[str, Any] = {"highest": 0.08, "clip": 1.5, "learning_rate": 1e-3}
+"""Of training for defects as large as the full scale."""
+
+
 def _overformed() -> dict[str, Case]:
     found = {}
     structures: tuple[tuple[Structure, str], ...] = (("single", "single device"), ("pair", "pair"))
@@ -127,24 +131,25 @@ def _overformed() -> dict[str, Case]:
             what = {"at-max": "g_max", "at-1.25": "1.25 g_max", "to-4": "1 to 4 g_max"}[name]
             highest = (0.02 if name == "to-4" else 0.08) / (2 if structure == "pair" else 1)  # of two, either spoils it
             found[f"overformed-{structure}-{name}"] = Case(
-                f"{told}, over-formed at {what}", structure, fields, "overformed", highest=highest, power=4, clip=1.5
+                f"{told}, over-formed at {what}", structure, fields, "overformed", **LARGE | {"highest": highest}
             )
     return found
 
 
 CASES: dict[str, Case] = {
-    "unformed-single": Case("single device, unformed", "single", {}, "unformed", highest=0.08, power=4, clip=1.5),
-    "unformed-pair": Case("pair, unformed", "pair", {}, "unformed", power=5),
-    "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed", highest=0.1, power=5),
+    "unformed-single": Case("single device, unformed", "single", {}, "unformed", **LARGE),
+    "unformed-pair": Case("pair, unformed", "pair", {}, "unformed"),
+    "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed"),
     **_overformed(),
-    "weight-0": Case("0-defects of weights", "pair", {}, highest=0.1, power=4, learning_rate=4e-4),
-    "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05, power=5),
-    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, highest=0.08, power=4, clip=1.5),
-    "weight-1-deviating": Case(
-        "±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05, highest=0.08, power=4, clip=1.5
-    ),
+    "weight-0": Case("0-defects of weights", "pair", {}),
+    "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05),
+    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, **LARGE),
+    "weight-1-deviating": Case("±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05, **LARGE),
 }
-BASELINES = {"baseline-pair": Case("pair", "pair", {}), "baseline-single": Case("single device", "single", {})}
+BASELINES = {
+    "baseline-pair": Case("pair", "pair", {}, learning_rate=1e-3),
+    "baseline-single": Case("single device", "single", {}, learning_rate=1e-3),
+}
 
 KNOWN: dict[str, dict[str, Any]] = {
     "known-5": {"failures.stuck_hrs.rate": 0.025, "failures.stuck_lrs.rate": 0.025},

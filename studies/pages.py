@@ -284,7 +284,7 @@ def readme_table() -> str:
             rows.append([f"Charan 2020-like: LeNet-5, {told}", "VGG-16: 82.6 to 87.1 % (second-hand)", ours])
     for case in ("weight-0", "weight-1"):
         for way, drops in kim_drops(kim, case).items():
-            ours = ", ".join(f"{drop:.1f} at {100 * rate:g} %" for rate, drop in drops if rate >= 0.01)
+            ours = ", ".join(f"{round(drop, 1) + 0.0:.1f} at {100 * rate:g} %" for rate, drop in drops if rate >= 0.01)
             if ours:
                 what = f"Kim 2020: ResNet-20, {CASES[case].what}, points lost, chips not seen, {way}"
                 rows.append([what, "not available", ours])
