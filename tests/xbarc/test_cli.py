@@ -766,7 +766,8 @@ def test_ctrl_c_at_any_moment(tmp_path: Path, moment: str) -> None:
 
 
 def test_completion() -> None:
-    done = shell("--show-completion", "bash")
+    named = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # not the shell that tests run under
+    done = shell("--show-completion", "bash", env=named)
     assert done.returncode == 0
     assert "complete" in done.stdout
     environment = {**os.environ, "_XBARC_COMPLETE": "complete_bash", "COMP_WORDS": "xbarc ver", "COMP_CWORD": "1"}
