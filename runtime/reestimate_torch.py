@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hwspec.errors import DataError
+from hwspec.errors import DataError, ProgramError
 from runtime.engine import Engine
 from runtime.programming import ProgrammedChip
 from runtime.quantize import Float64
@@ -29,7 +29,7 @@ from runtime.tables import Host, Loop, Scatter, Store
 
 @dataclass(frozen=True, eq=False)
 class _Correction:
-    """Of the channels of a layer's result: ``gain * (found - bias) + bias + shift``; and its relative errors."""
+    """A gain for each element of a layer's result, what its bias moves by, and its relative errors."""
 
     gain: Float64
     shift: Float64
@@ -66,6 +66,8 @@ def reestimated(
     ------
     DataError
         If there are no samples, or they do not fit the program or are not finite.
+    ProgramError
+        If a layer stores more than one result, which no compiled program does.
     """
     if not batches:
         raise DataError("data to re-estimate columns with", "must have samples")
@@ -81,8 +83,10 @@ def reestimated(
             if isinstance(step, Host) or step.layer in chip.exact_layers:
                 continue
             stores = [one for one in step.body if isinstance(one, Store)]
-            if len(stores) == 1:
-                corrections[step.layer] = _correct(chip, step, stores[0], wanted, found)
+            if len(stores) > 1:
+                requirement = "must store one result to have its columns re-estimated"
+                raise ProgramError(f"layer {step.layer!r}", requirement, got=len(stores))
+            corrections[step.layer] = _correct(chip, step, stores[0], wanted, found)
     return _corrected(chip, corrections)
 
 
@@ -121,7 +125,7 @@ def _correct(
         shape = [1] * values.dim()
         shape[axis] = -1
         buffers[store.buffer] = values * gain.to(values).reshape(shape) + offset.to(values).reshape(shape)
-    return _Correction(gain.cpu().numpy(), shift.cpu().numpy(), before, after)
+    return _Correction(gain.cpu().numpy()[_channels(scatter)], shift.cpu().numpy(), before, after)
 
 
 def _by_channel(values: Tensor, axis: int) -> Tensor:
@@ -151,15 +155,14 @@ def _rounding(chip: ProgrammedChip, layer: str, scatter: Scatter) -> Float64:
 
 
 def _corrected(chip: ProgrammedChip, corrections: Mapping[str, _Correction]) -> ProgrammedChip:
-    program = chip.program
-    stores = {loop.layer: one for loop in program.tables.loops for one in loop.body if isinstance(one, Store)}
     tiles = dict(chip.tiles)
-    for tile in program.tables.tiles:
+    for tile in chip.program.tables.tiles:
         if tile.layer in corrections and tile.name in tiles:
-            channels = _channels(program.scatters[stores[tile.layer].scatter])
-            gain = corrections[tile.layer].gain[channels[program.tile_tensors[tile.name].col_map]]
+            gain = corrections[tile.layer].gain[chip.program.tile_tensors[tile.name].col_map]
             own = tiles[tile.name]
             tiles[tile.name] = replace(own, gain=own.gain * gain, offset=own.offset * gain)
     told = {layer: (one.before, one.after) for layer, one in corrections.items()}
     shifts = {layer: chip.bias_shift.get(layer, 0.0) + one.shift for layer, one in corrections.items()}
-    return replace(chip, tiles=tiles, bias_shift=shifts, report=replace(chip.report, reestimated=told))
+    return replace(
+        chip, tiles=tiles, bias_shift={**chip.bias_shift, **shifts}, report=replace(chip.report, reestimated=told)
+    )

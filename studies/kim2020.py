@@ -1,9 +1,10 @@
 """Defects of ReRAM cells and defect-aware training, after Kim et al., ACM JETC 16(4) 2020 (arXiv 2002.04605).
 
 ``python -m studies.kim2020 --data CIFAR10`` tunes ResNet-20 from the float checkpoint for crossbars of 4-bit weights: a
-baseline without defects for each structure of a cell, and one defect-aware model for each type of defect, on rates from
-0 to 20 %. Each is measured as the emitted program on chips that no training saw. ``--case NAME`` does some cases only;
-everything done is kept in ``--out`` and not done again. ``--write`` puts tables and curves into the documentation.
+baseline without defects for each structure of a cell, and one defect-aware model for each type of defect, on a range
+of rates. Each is measured as the emitted program on chips that no training saw, as it is and with columns re-estimated.
+``--case NAME`` does some cases only; everything done is kept in ``--out`` and not done again. `studies.pages` puts
+tables and curves into the documentation.
 """
 
 import argparse

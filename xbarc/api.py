@@ -1,7 +1,7 @@
 """The public functions of xbarc."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -281,16 +281,16 @@ def simulate(
     effects = chosen_effects(only, without)
     programmed = program_chip(program, chip, effects=effects, seed=seed, seconds=time)
     if reestimate is not None:
-        programmed = reestimated_on(programmed, effects, reestimate, device, seed)
+        programmed = reestimated_on(programmed, program_chip(program, effects=effects), reestimate, device, seed)
     return Simulation(programmed, device, engine, seed)
 
 
 def reestimated_on(
-    chip: ProgrammedChip, effects: Collection[str], data: Data, device: str, seed: int
+    chip: ProgrammedChip, expected: ProgrammedChip, data: Data, device: str, seed: int
 ) -> ProgrammedChip:
     """A programmed chip, its columns re-estimated with data, against its program on the chip that this expects."""
     from runtime.reestimate_torch import reestimated
 
     dataset = data if isinstance(data, Dataset) else load_data(data, chip.program.tables.inputs)
     batches = list(dataset.batches(CALIBRATION_BATCH))
-    return reestimated(chip, program_chip(chip.program, effects=effects), batches, device, seed)
+    return reestimated(chip, expected, batches, device, seed)

@@ -18,7 +18,7 @@ from hwspec.errors import DataError
 from hwspec.fault_statistics import count_states
 from runtime.engine import Engine
 from runtime.program import TileProgram
-from runtime.programming import ProgrammingReport, program_chip
+from runtime.programming import ProgrammedChip, ProgrammingReport, program_chip
 from xbarc.api import reestimated_on
 from xbarc.data.batches import run_batches
 from xbarc.data.load import Dataset
@@ -109,6 +109,7 @@ def evaluate(
     )
     ideal = sample_metric(data, truth, outputs("ideal", engine))
     values, good, first, failed = [], [], ProgrammingReport(), []
+    expected: ProgrammedChip | None = None
     count = chips if chip is None else 1
     for number in range(count):
         mapped, at, one_seed = program, chip, seed + number
@@ -119,7 +120,9 @@ def evaluate(
             mapped = remap_program(program, options, at)
         programmed = program_chip(mapped, at, effects=effects, seed=one_seed, seconds=time)
         if reestimate is not None:
-            programmed = reestimated_on(programmed, effects, reestimate, device, one_seed)
+            if expected is None or remap:
+                expected = program_chip(mapped, effects=effects)
+            programmed = reestimated_on(programmed, expected, reestimate, device, one_seed)
         first = programmed.report if number == 0 else first
         label = f"chip {number + 1} of {count}"
         values.append(sample_metric(data, truth, outputs(label, Engine(programmed, device, seed=one_seed))))

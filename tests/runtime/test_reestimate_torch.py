@@ -9,13 +9,13 @@ import pytest
 from chips import chip_of, program_of, quiet_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mapped_programs import with_residue
+from mapped_programs import with_body, with_residue
 from small_programs import SmallModel, compile_small, one_node, small_models, two_matmuls
 
 from compiler.compile import CompileOptions, finish, run_compile
 from compiler.frontend import load_model
 from hwspec.chip import Chip
-from hwspec.errors import DataError
+from hwspec.errors import DataError, ProgramError
 from runtime.engine import Engine
 from runtime.program import TileProgram
 from runtime.programming import ProgrammedChip, program_chip
@@ -131,6 +131,9 @@ def test_exact_layers_stay_as_they_are() -> None:
     corrected = found(chip, X[:, :6])
     assert list(told(corrected)) == ["second"]
     assert corrected.bias("first").tolist() == chip.bias("first").tolist()
+    whole = found(chip_of(program, 2), X[:, :6])
+    kept = found(replace(whole, exact_layers=frozenset(["first"])), X[:, :6])
+    np.testing.assert_array_equal(kept.bias_shift["first"], whole.bias_shift["first"])
 
 
 def test_noise_of_reads_is_that_of_the_seed() -> None:
@@ -158,3 +161,6 @@ def test_data_that_do_not_do_are_refused() -> None:
         reestimated(chip, expected, [{"x": X[:, :5]}])
     with pytest.raises(DataError, match="finite"):
         reestimated(chip, expected, [{"x": np.full_like(X, np.nan)}])
+    twice = with_body(program, lambda loop: [*loop.body, loop.body[-1]])
+    with pytest.raises(ProgramError, match="layer 'layer' must store one result"):
+        found(chip_of(twice, 3))

@@ -331,7 +331,8 @@ def test_eval_re_estimates_columns_of_each_chip(folder: Path) -> None:
     assert few["mean"] < some["mean"]
     assert told(*eval_any, "--remap", *typical)["reestimated"] is not None
     assert run(*eval_any, *typical)[0].count("re-estimated: error of the results") == len(some["reestimated"])
-    assert "--reestimate" in refused(*eval_any, "--reestimate-split", "train")
+    for option in (("--reestimate-split", "train"), ("--reestimate-limit", 8)):
+        assert f"{option[0]} must be given with --reestimate" in refused(*eval_any, *option)
     assert "must have chips" in refused("eval", folder / "any.xbar", "--data", "digits", "--chips", 0, *typical)
 
 

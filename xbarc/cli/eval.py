@@ -33,6 +33,9 @@ from xbarc.cli.reading import read_samples
 if TYPE_CHECKING:
     from xbarc.eval_report import EvalReport
 
+REESTIMATION = 256
+"""Samples that columns are re-estimated with."""
+
 
 def eval_(
     program: ProgramPath,
@@ -62,7 +65,7 @@ def eval_(
         str | None, typer.Option(help="Data that each chip's columns are re-estimated with, without labels or map.")
     ] = None,
     reestimate_split: Annotated[str | None, typer.Option(help="Split of that data.")] = None,
-    reestimate_limit: Annotated[int, typer.Option(min=1, help="Samples of that data.")] = 256,
+    reestimate_limit: Annotated[int | None, typer.Option(min=1, help="Samples of that data; by default 256.")] = None,
     time: Time = "0 s",
     only: Only = None,
     without: Without = None,
@@ -77,8 +80,9 @@ def eval_(
     for name, value in (("--steps", steps), ("--without-steps", without_steps), ("--replicas", replicas)):
         if value is not None and not remap:
             raise DataError(name, "must be given with --remap", hint="the program as it is has been mapped already")
-    if reestimate is None and reestimate_split is not None:
-        raise DataError("--reestimate-split", "must be given with --reestimate")
+    for name, value in (("--reestimate-split", reestimate_split), ("--reestimate-limit", reestimate_limit)):
+        if value is not None and reestimate is None:
+            raise DataError(name, "must be given with --reestimate")
     if not chips and (remap or drop or reestimate):
         option = "--remap" if remap else "--drop" if drop else "--reestimate"
         raise DataError(option, "must have chips that are sampled or given", hint="--chips 1 or more, or --chip MAP")
@@ -92,7 +96,11 @@ def eval_(
     )
     with progress_bar("evaluating", quiet=json) as advance:
         samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
-        reading: dict[str, Any] = {"split": reestimate_split, "normalize": normalize, "limit": reestimate_limit}
+        reading: dict[str, Any] = {
+            "split": reestimate_split,
+            "normalize": normalize,
+            "limit": reestimate_limit or REESTIMATION,
+        }
         typical = None if reestimate is None else read_samples(loaded, reestimate, advance, seed=seed, **reading)
         report = evaluate(
             loaded,
