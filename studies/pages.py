@@ -20,12 +20,11 @@ from studies.kim2020 import CASES, KNOWN, RATES
 from studies.kim2020 import WAYS as KIM_WAYS
 from studies.liu2017 import FAILURES, NETWORKS
 from studies.liu2017 import RATES as LIU_RATES
-from studies.plot_style import BLUE, GREEN, GREY, ORANGE, Effort, label, panels, write
+from studies.plot_style import BLUE, GREEN, GREY, ORANGE, RED, Effort, label, panels, write
 from studies.trials import merged
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = ROOT / "docs" / "images" / "studies"
-STUDIES = ("kim2020", "cao2022", "liu2017", "charan2020")
 KNOWN_WAYS = ("fault-free", "naive", "mapped", "tuned")
 ALL_RATES = (0.0, *RATES)
 Found = Mapping[str, Any]
@@ -130,6 +129,41 @@ def kim_plot(found: Found) -> Callable[[Effort], Figure]:
                 if x:
                     axis.semilogx(x, y, "o-", color=colour, label=way)
             label(axis, "defective weights, %", "accuracy lost, points")
+        return figure
+
+    return draw
+
+
+STRUCTURES: dict[str, dict[str, str]] = {
+    "Single device against a reference": {
+        "unformed-single": GREY,
+        "overformed-single-at-max": BLUE,
+        "overformed-single-at-1.25": ORANGE,
+        "overformed-single-to-4": RED,
+    },
+    "Pair": {
+        "unformed-pair": GREY,
+        "overformed-pair-at-max": BLUE,
+        "overformed-pair-at-1.25": ORANGE,
+        "overformed-pair-to-4": RED,
+        "zero": GREEN,
+    },
+}
+"""Cases of failed devices by the structure of the cell, each with its colour."""
+
+
+def kim_devices_plot(found: Found) -> Callable[[Effort], Figure]:
+    """Drop over the rate of failed devices, re-estimated: trained for them, and dotted the baseline."""
+
+    def draw(_effort: Effort) -> Figure:
+        figure, axes = panels(*STRUCTURES, height=3.4)
+        for axis, cases in zip(axes, STRUCTURES.values(), strict=True):
+            for case, colour in cases.items():
+                for way, dashes, told in ((KIM_WAYS[1], ":", None), (KIM_WAYS[3], "-", CASES[case].what)):
+                    drops = [(100 * rate, drop) for rate, drop in kim_drops(found, case)[way] if rate]
+                    if drops:
+                        axis.semilogx(*np.transpose(drops), dashes, marker=".", color=colour, label=told)
+            label(axis, "failed devices, %", "accuracy lost, points", legend="upper left" if axis.lines else None)
         return figure
 
     return draw
@@ -251,12 +285,19 @@ def charan_table(found: Found) -> str:
     return table(["failed devices", "training", "without failures and spread", "accuracy", "recovered"], rows)
 
 
-PAGES: dict[str, tuple[Callable[[Found], str], Callable[[Found], Callable[[Effort], Figure]] | None]] = {
-    "kim2020": (kim_table, kim_plot),
-    "cao2022": (cao_table, cao_plot),
-    "liu2017": (liu_table, liu_plot),
-    "charan2020": (charan_table, None),
+TABLES: dict[str, Callable[[Found], str]] = {
+    "kim2020": kim_table,
+    "cao2022": cao_table,
+    "liu2017": liu_table,
+    "charan2020": charan_table,
 }
+PICTURES: dict[str, tuple[str, Callable[[Found], Callable[[Effort], Figure]]]] = {
+    "kim2020": ("kim2020", kim_plot),
+    "kim2020-devices": ("kim2020", kim_devices_plot),
+    "cao2022": ("cao2022", cao_plot),
+    "liu2017": ("liu2017", liu_plot),
+}
+"""The study that each picture shows, and how it is drawn."""
 
 
 def readme_table() -> str:
@@ -300,16 +341,14 @@ def main() -> None:
     parser.add_argument("--from", dest="folder", type=Path, help="folder of the studies' folders of results")
     folder = parser.parse_args().folder
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name in STUDIES:
+    for name, of_table in TABLES.items():
         if folder is not None:
             take_over(name, folder / name)
-        found = results(name)
-        if not found:
-            continue
-        of_table, of_plot = PAGES[name]
-        write_between(name, of_table(found).splitlines(), ROOT / "docs" / "studies.md")
-        if of_plot is not None:
-            write(of_plot(found), Effort(), IMAGES / f"{name}.svg")
+        if found := results(name):
+            write_between(name, of_table(found).splitlines(), ROOT / "docs" / "studies.md")
+    for picture, (name, of_plot) in PICTURES.items():
+        if found := results(name):
+            write(of_plot(found), Effort(), IMAGES / f"{picture}.svg")
     write_between("studies", readme_table().splitlines())
 
 
