@@ -28,7 +28,7 @@ from xbarc.data.load import Dataset, load_data
 
 MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10" / "model.onnx"
 RATES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2)
-CHIPS, IMAGES = 5, 5000
+CHIPS, IMAGES = 4, 1000
 CALIBRATION_IMAGES = 512
 AUGMENTATION = xbarc.Augmentation(crop=4, flip=True)
 
@@ -299,7 +299,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("kim2020"), help="folder of programs and results")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64, help="images a step; few fill no GPU")
     parser.add_argument("--chips", type=int, default=CHIPS)
     parser.add_argument("--images", type=int, default=IMAGES)
