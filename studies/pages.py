@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.results import ROOT, write_between
 from studies.cao2022 import FLOAT, MODELS, OHMS, PLAIN
@@ -159,11 +160,14 @@ def kim_devices_plot(found: Found) -> Callable[[Effort], Figure]:
         figure, axes = panels(*STRUCTURES, height=3.4)
         for axis, cases in zip(axes, STRUCTURES.values(), strict=True):
             for case, colour in cases.items():
-                for way, dashes, told in ((KIM_WAYS[1], ":", None), (KIM_WAYS[3], "-", CASES[case].what)):
+                for way, dashes in ((KIM_WAYS[1], ":"), (KIM_WAYS[3], "-")):
                     drops = [(100 * rate, drop) for rate, drop in kim_drops(found, case)[way] if rate]
                     if drops:
-                        axis.semilogx(*np.transpose(drops), dashes, marker=".", color=colour, label=told)
-            label(axis, "failed devices, %", "accuracy lost, points", legend="upper left" if axis.lines else None)
+                        axis.semilogx(*np.transpose(drops), dashes, marker=".", color=colour)
+            label(axis, "failed devices, %", "accuracy lost, points", legend=None)
+        told = {colour: CASES[case].what.removeprefix("pair, ") for case, colour in STRUCTURES["Pair"].items()}
+        handles = [Line2D([], [], color=colour) for colour in told]
+        figure.legend(handles, [*told.values()], loc="outside lower center", ncols=3)
         return figure
 
     return draw
