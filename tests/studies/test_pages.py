@@ -11,7 +11,18 @@ pytest.importorskip("matplotlib")
 
 from studies import pages
 from studies.kim2020 import CASES
-from studies.pages import IMAGES, PICTURES, STRUCTURES, TABLES, kim_drops, kim_table, readme_table, results, take_over
+from studies.pages import (
+    ALL_RATES,
+    IMAGES,
+    PICTURES,
+    STRUCTURES,
+    TABLES,
+    kim_drops,
+    kim_table,
+    readme_table,
+    results,
+    take_over,
+)
 from studies.plot_style import Effort, write
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +67,14 @@ def test_drops_are_points_under_the_baseline_without_defects() -> None:
         "aware": [(0.1, 5.0)],
     }
     assert "| pair that a failed device turns into 0 | aware |  |  |  |  |  | 5.00 |  |" in kim_table(found)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_was_run(case: str) -> None:
+    """At every rate, with a program tuned for it and with one that was not."""
+    drops = kim_drops(results("kim2020"), case)
+    for way in ("baseline", "baseline, re-estimated", "aware"):
+        assert tuple(rate for rate, _ in drops[way]) == ALL_RATES, way
 
 
 def test_curves_of_devices_are_their_drops() -> None:
