@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("charan2020"), help="folder of results")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--chips", type=int, default=10)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=5000)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     Study(options.data, options.out, options.epochs, options.chips, options.images).run()

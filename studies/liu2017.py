@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.liu2017", description=__doc__)
     parser.add_argument("--data", required=True, help="MNIST: image folder with the splits train and test")
     parser.add_argument("--out", type=Path, default=Path("liu2017"), help="folder of models and results")
-    parser.add_argument("--chips", type=int, default=3)
+    parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
