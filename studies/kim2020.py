@@ -28,7 +28,7 @@ from xbarc.data.load import Dataset, load_data
 
 MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10" / "model.onnx"
 RATES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2)
-CHIPS, IMAGES = 4, 1000
+CHIPS, IMAGES = 5, 1000
 CALIBRATION_IMAGES = 512
 AUGMENTATION = xbarc.Augmentation(crop=4, flip=True)
 
