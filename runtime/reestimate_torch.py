@@ -103,23 +103,30 @@ def _correct(
         parts = ((_by_channel(x[store.buffer], axis), _by_channel(y[store.buffer], axis)) for x, y in batches)
         return functools.reduce(torch.add, (of_batch(x, y) for x, y in parts))
 
-    def norm(of_batch: Callable[[Tensor, Tensor], Tensor]) -> float:
-        return math.sqrt(total(lambda x, y: of_batch(x, y).square().sum()))
-
     batches = list(zip(found, wanted, strict=True))
-    count = int(total(lambda x, _: torch.tensor(len(x))))
-    mean_x, mean_y = total(lambda x, y: torch.stack([x.sum(0), y.sum(0)])) / max(count, 1)
+    count, sum_x, sum_y = total(lambda x, y: torch.stack([torch.full_like(x[0], len(x)), x.sum(0), y.sum(0)]))
+    mean_x, mean_y = sum_x / count, sum_y / count
+
+    def products(x: Tensor, y: Tensor) -> Tensor:
+        x, y = x - mean_x, y - mean_y
+        return torch.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)])
+
+    xx, xy, yy = total(products)
     bias = torch.from_numpy(chip.bias(loop.layer)).to(mean_x)
     gain = torch.ones_like(bias)
     if layer.copies == 1 and not len(program.residue(loop.layer)[0]):
         prior = count * torch.from_numpy(_rounding(chip, loop.layer, scatter)).to(bias)
-        over = total(lambda x, y: ((x - mean_x) * (y - mean_y)).sum(0)) + prior
-        under = total(lambda x, _: ((x - mean_x) ** 2).sum(0)) + prior
-        gain = torch.where(under > 0, over / under, gain)
+        gain = torch.where(xx + prior > 0, (xy + prior) / (xx + prior), gain)
     shift = mean_y - gain * (mean_x - bias) - bias
     offset = bias - gain * bias + shift
-    size = norm(lambda _, y: y) or 1.0
-    before, after = norm(lambda x, y: x - y) / size, norm(lambda x, y: gain * x + offset - y) / size
+
+    def error(gain: Tensor | float, offset: Tensor | float) -> float:
+        """Root of the summed squares of ``gain * found + offset - wanted``, relative to what is wanted."""
+        squares = gain * gain * xx - 2 * gain * xy + yy + count * (gain * mean_x + offset - mean_y) ** 2
+        return math.sqrt(max(float(squares.sum()), 0.0)) / size
+
+    size = math.sqrt(float((yy + count * mean_y**2).sum())) or 1.0
+    before, after = error(1.0, 0.0), error(gain, offset)
     for buffers in found:
         values = buffers[store.buffer]
         shape = [1] * values.dim()

@@ -47,9 +47,9 @@ class Study:
     epochs
         Of the fine-tuning.
     chips, images
-        That each program is measured on.
+        That each program is measured on: chips, and images of each.
     few
-        Images of the ablation and of the wires.
+        Images of each chip in the ablation and over wires.
     learnt
         Images of an epoch; None takes all.
     """
@@ -111,9 +111,8 @@ class Study:
         def chip(seed: int) -> xbarc.Chip:
             return xbarc.Chip.sample(program.spec, program.arrays, seed)
 
-        test = self.samples("test", images)
-        chips = 1 if only == CONVERTERS else self.chips  # nothing of these differs from chip to chip
-        return measure(program, chip, chips, test, self.device, without=without, only=only)
+        test = self.samples("test")
+        return measure(program, chip, self.chips, test, self.device, images, without=without, only=only)
 
     def run(self) -> None:
         """Everything that is missing."""
@@ -148,9 +147,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("cao2022"), help="folder of models and results")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--chips", type=int, default=5)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--few", type=int, default=1000, help="images of the ablation and the wires")
+    parser.add_argument("--chips", type=int, default=20)
+    parser.add_argument("--images", type=int, default=250, help="of each chip")
+    parser.add_argument("--few", type=int, default=100, help="images of each chip in the ablation and over wires")
     parser.add_argument("--learnt", type=int, help="images of an epoch (default: all)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

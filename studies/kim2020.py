@@ -23,12 +23,12 @@ from compiler.compile import CompileOptions
 from hwspec.spec import HardwareSpec
 from runtime.program import TileProgram
 from studies.defects import defective_chip
-from studies.trials import FIRST_CHIP, Results, measure, right, tell
+from studies.trials import FIRST_CHIP, Results, each_way, measure, tell
 from xbarc.data.load import Dataset, load_data
 
 MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10" / "model.onnx"
 RATES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2)
-CHIPS, IMAGES = 5, 1000
+CHIPS, IMAGES = 20, 250
 CALIBRATION_IMAGES = 512
 AUGMENTATION = xbarc.Augmentation(crop=4, flip=True)
 
@@ -87,6 +87,10 @@ class Case:
         Full scale of each column in standard deviations of its weights. A defect at full scale is as large as that.
     learning_rate
         Of 64 images a step.
+    trained_as
+        The case whose model this one is measured with; None is its own.
+    targets
+        Rates at which training is to halve the drop, where that is more than a point.
     """
 
     what: str
@@ -99,6 +103,8 @@ class Case:
     power: int = 4
     clip: float = 2.5
     learning_rate: float = 4e-4
+    trained_as: str | None = None
+    targets: tuple[float, ...] = ()
 
     def spec(self, rate: float) -> HardwareSpec:
         """The hardware with this rate of failures a device."""
@@ -142,10 +148,21 @@ CASES: dict[str, Case] = {
     "unformed-pair": Case("pair, unformed", "pair", {}, "unformed"),
     "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed"),
     **_overformed(),
-    "weight-0": Case("0-defects of weights", "pair", {}),
-    "weight-0-deviating": Case("0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05),
-    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, **LARGE),
-    "weight-1-deviating": Case("±1-defects of weights, deviation 0.05", "pair", {}, ones=True, deviation=0.05, **LARGE),
+    "weight-0": Case("0-defects of weights", "pair", {}, targets=RATES[1:]),
+    "weight-0-deviating": Case(
+        "0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05, trained_as="weight-0", targets=RATES[1:]
+    ),
+    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, targets=RATES[1:4], **LARGE),
+    "weight-1-deviating": Case(
+        "±1-defects of weights, deviation 0.05",
+        "pair",
+        {},
+        ones=True,
+        deviation=0.05,
+        trained_as="weight-1",
+        targets=RATES[1:4],
+        **LARGE,
+    ),
 }
 BASELINES = {
     "baseline-pair": Case("pair", "pair", {}, learning_rate=1e-3),
@@ -158,6 +175,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "known-10.79-lrs": {"failures.stuck_hrs.rate": 0.0175, "failures.stuck_lrs.rate": 0.0904},
 }
 """Failed devices of pairs whose map is known: 5 % half each way, and 10.79 % in both polarities."""
+KNOWN_WAYS = ("fault-free", "naive", "mapped", "tuned")
 TUNED_IMAGES = 6400
 """Images that a mapped program is tuned on, once each."""
 
@@ -177,7 +195,7 @@ class Study:
     epochs, batch
         Of each tuning, and images a step.
     chips, images
-        That each program is measured on.
+        That each program is measured on: chips, and images of each.
     """
 
     data: str
@@ -225,23 +243,23 @@ class Study:
         return result.program
 
     def samples(self, split: str) -> Dataset:
-        """Images of a split; of the test images as many as are measured."""
+        """Images of a split."""
         program = xbarc.compile(MODEL, spec="ideal")
-        limit = self.images if split == "test" else None
-        return load_data(self.data, program.tables.inputs, split=split, limit=limit)
+        return load_data(self.data, program.tables.inputs, split=split)
 
     def baseline(self, name: str) -> None:
         """Tune a baseline, and measure it without defects."""
         program = self.tuned(name, BASELINES[name], None)
         results = Results(self.out / f"{name}.json")
         test = self.samples("test")
-        results.get("0", lambda: measure(program, lambda seed: _good(program, seed), self.chips, test, self.device))
+        results.get("0", lambda: self._measured(BASELINES[name], program, 0.0, test, None))
 
     def case(self, name: str) -> None:
         """Tune for a type of defect, and measure it and its baseline at every rate."""
         case = CASES[name]
         base = "baseline-single" if case.structure == "single" else "baseline-pair"
-        aware = self.tuned(name, case, case.drawn)
+        trained_as = case.trained_as or name
+        aware = self.tuned(trained_as, CASES[trained_as], CASES[trained_as].drawn)
         results, test = Results(self.out / f"{name}.json"), self.samples("test")
         while not (self.out / f"{base}.xbar").exists():
             time.sleep(1.0)  # another process makes it
@@ -264,18 +282,16 @@ class Study:
         results, test, train = Results(self.out / f"{name}.json"), self.samples("test"), self.samples("train")
         for seed in range(FIRST_CHIP, FIRST_CHIP + self.chips):
             results.get(str(seed), lambda: self._known(program, seed, train, test))  # noqa: B023 (called at once)
-            print(name, seed, results.found[str(seed)], flush=True)
+            print(name, seed, {way: results.found[str(seed)][way] for way in KNOWN_WAYS}, flush=True)
 
-    def _known(self, program: TileProgram, seed: int, train: Dataset, test: Dataset) -> dict[str, float]:
+    def _known(self, program: TileProgram, seed: int, train: Dataset, test: Dataset) -> dict[str, Any]:
         chip = xbarc.Chip.sample(program.spec, program.arrays, seed)
         mapped = xbarc.remap(program, chip, predistort=False)
         options = xbarc.TuneOptions(epochs=1, batch=128, learning_rate=1e-4, validation=0, augmentation=AUGMENTATION)
         few = train.take(np.random.default_rng(seed).permutation(len(train))[:TUNED_IMAGES])
         tuned = xbarc.finetune(mapped, few, "aware", chip=chip, options=options, device=self.device).program
         programs = {"naive": program, "mapped": mapped, "tuned": tuned}
-        found = {told: float(right(one, chip, test, seed, self.device).mean()) for told, one in programs.items()}
-        good = right(program, chip, test, seed, self.device, without=["failures"])
-        return {"fault-free": float(good.mean()), **found}
+        return each_way("fault-free", programs, chip, test, seed, self.device, self.images)
 
     def _measured(
         self, case: Case, program: TileProgram, rate: float, test: Dataset, typical: Dataset | None
@@ -283,7 +299,7 @@ class Study:
         def chip(seed: int) -> xbarc.Chip:
             return case.chip(rate, seed, program.arrays) if rate else _good(program, seed)
 
-        return measure(program, chip, self.chips, test, self.device, reestimate=typical)
+        return measure(program, chip, self.chips, test, self.device, self.images, reestimate=typical)
 
 
 def _good(program: TileProgram, seed: int) -> xbarc.Chip:
@@ -302,7 +318,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64, help="images a step; few fill no GPU")
     parser.add_argument("--chips", type=int, default=CHIPS)
-    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--images", type=int, default=IMAGES, help="of each chip")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     study = Study(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Data = str | Path | Mapping[str, Any] | np.ndarray | Dataset
 
 CALIBRATION_BATCH = 16
+REESTIMATION_BATCH = 64
 
 
 def compile_model(
@@ -292,5 +293,5 @@ def reestimated_on(
     from runtime.reestimate_torch import reestimated
 
     dataset = data if isinstance(data, Dataset) else load_data(data, chip.program.tables.inputs)
-    batches = list(dataset.batches(CALIBRATION_BATCH))
+    batches = list(dataset.batches(REESTIMATION_BATCH))
     return reestimated(chip, expected, batches, device, seed)

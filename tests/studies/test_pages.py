@@ -22,6 +22,7 @@ from studies.pages import (
     readme_table,
     results,
     take_over,
+    targets_table,
 )
 from studies.plot_style import Effort, write
 
@@ -38,6 +39,10 @@ def between(text: str, name: str) -> str:
 @pytest.mark.parametrize("study", TABLES)
 def test_the_page_shows_the_results_that_are_kept(study: str) -> None:
     assert between(PAGE, study) == TABLES[study](results(study))
+
+
+def test_the_page_shows_every_target_and_whether_it_is_reached() -> None:
+    assert between(PAGE, "targets") == targets_table()
 
 
 def test_the_readme_shows_the_results_that_are_kept() -> None:
