@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 import xbarc
@@ -26,6 +27,8 @@ MODELS = Path(__file__).parents[1] / "models"
 FLOAT, PLAIN, NOISY = "vgg5-cifar10", "vgg5-ternary-distilled-cifar10", "vgg5-ternary-noisy-cifar10"
 OHMS = (0.0, 0.5, 1.0, 2.0, 5.0)
 CALIBRATION_IMAGES = 256
+REESTIMATION_IMAGES = 256
+"""Training images, without labels, that columns are re-estimated with on each chip."""
 CONVERTERS = ("dac", "adc")
 TRIM: dict[str, Any] = {"periphery.trim.gain": "column", "periphery.trim.offset": True}
 """The controller measures a gain and an offset a column on 32 known vectors, and undoes them digitally (our choice)."""
@@ -104,7 +107,13 @@ class Study:
         return path
 
     def measured(
-        self, program: TileProgram, images: int, *, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+        self,
+        program: TileProgram,
+        images: int,
+        *,
+        without: tuple[str, ...] = (),
+        only: tuple[str, ...] | None = None,
+        reestimate: Dataset | None = None,
     ) -> dict[str, Any]:
         """A program on sampled chips."""
 
@@ -112,12 +121,16 @@ class Study:
             return xbarc.Chip.sample(program.spec, program.arrays, seed)
 
         test = self.samples("test")
-        return measure(program, chip, self.chips, test, self.device, images, without=without, only=only)
+        return measure(
+            program, chip, self.chips, test, self.device, images, without=without, only=only, reestimate=reestimate
+        )
 
     def run(self) -> None:
         """Everything that is missing."""
         tuned = self.tuned()
         results = Results(self.out / "results.json")
+        train = self.samples("train")
+        typical = train.take(np.random.default_rng(1).permutation(len(train))[:REESTIMATION_IMAGES])
 
         def made_at(name: str, ohms: float) -> TileProgram:
             if name == "tuned" and ohms == OHMS[1]:
@@ -129,6 +142,10 @@ class Study:
         for name, program in made.items():
             results.get(f"{name}, every effect", lambda: self.measured(program, self.images))  # noqa: B023 (called at once)
             results.get(f"{name}, converters", lambda: self.measured(program, self.images, only=CONVERTERS))  # noqa: B023
+            results.get(
+                f"{name}, re-estimated",
+                lambda: self.measured(program, self.images, reestimate=typical),  # noqa: B023
+            )
         for effect in active_effects(made["plain"].spec):
             for name in ("plain", "tuned"):
                 results.get(

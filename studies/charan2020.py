@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("charan2020"), help="folder of results")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--chips", type=int, default=20)
-    parser.add_argument("--images", type=int, default=1000, help="of each chip")
+    parser.add_argument("--images", type=int, default=250, help="of each chip")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     Study(options.data, options.out, options.epochs, options.chips, options.images).run()

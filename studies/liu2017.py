@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="MNIST: image folder with the splits train and test")
     parser.add_argument("--out", type=Path, default=Path("liu2017"), help="folder of models and results")
     parser.add_argument("--chips", type=int, default=20)
-    parser.add_argument("--images", type=int, default=1000, help="of each chip")
+    parser.add_argument("--images", type=int, default=250, help="of each chip")
     parser.add_argument("--epochs", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -85,10 +85,13 @@ def test_known_maps_are_judged_by_what_tuning_leaves() -> None:
 
 
 def test_cao_is_judged_by_accuracy_and_by_what_hardware_takes() -> None:
-    accuracy, lost = cao_targets({"tuned, every effect": row(14), "plain, converters": row(12)})
+    rows = {"tuned, every effect": row(14), "tuned, re-estimated": row(13), "plain, converters": row(12)}
+    accuracy, lost, better, least = cao_targets(rows)
     assert accuracy.measured == pytest.approx((86, 86, 86))
     assert lost.measured == pytest.approx((2, 2, 2))
     assert (accuracy.verdict, lost.verdict) == ("reached", "missed")
+    assert (better.measured[0], least.measured[0]) == pytest.approx((87, 1))
+    assert least.verdict == "reached"
 
 
 def test_liu_is_judged_by_the_share_of_the_fault_free_accuracy() -> None:
