@@ -58,9 +58,15 @@ def percent(value: float) -> str:
 
 
 def interval(row: Mapping[str, Any]) -> str:
+    """Accuracy and its 95 % interval."""
+    low, high = row["ci95"]
+    return f"{row['mean']:.2%} ({low:.2%} to {high:.2%})"
+
+
+def spread(row: Mapping[str, Any]) -> str:
     """Accuracy and its 95 % interval, 5th percentile of chips and worst chip."""
-    (low, high), chips = row["ci95"], row["chips"]
-    return f"{row['mean']:.2%} ({low:.2%} to {high:.2%}; chips {np.quantile(chips, 0.05):.2%}, {min(chips):.2%})"
+    chips = row["chips"]
+    return f"{interval(row)}; {np.quantile(chips, 0.05):.2%}, {min(chips):.2%}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -88,7 +94,7 @@ def kim_table(found: Found) -> str:
                 at = dict(drops)
                 rows.append([one.what, way, *(f"{at[rate]:.2f}" if rate in at else "" for rate in ALL_RATES)])
     bases = [name for name in ("baseline-pair", "baseline-single") if f"{name}: 0" in found]
-    good = [f"{name}: {interval(found[f'{name}: 0'])}" for name in bases]
+    good = [f"{name}: {spread(found[f'{name}: 0'])}" for name in bases]
     return (
         "Without defects, "
         + "; ".join(good)
@@ -180,7 +186,7 @@ def cao_table(found: Found) -> str:
     rows = [
         [
             told[name],
-            *(interval(found[f"{name}, {what}"]) if f"{name}, {what}" in found else "" for what in CAO_WAYS),
+            *(spread(found[f"{name}, {what}"]) if f"{name}, {what}" in found else "" for what in CAO_WAYS),
         ]
         for name in told
     ]
@@ -278,12 +284,12 @@ def charan_table(found: Found) -> str:
         if f"{told}, fault-free" not in found or f"{told}, before" not in found:
             continue
         good, before = found[f"{told}, fault-free"]["mean"], found[f"{told}, before"]["mean"]
-        rows.append([told, "none", percent(good), interval(found[f"{told}, before"]), ""])
+        rows.append([told, "none", percent(good), spread(found[f"{told}, before"]), ""])
         for way in WAYS:
             if f"{told}, {way}" in found:
                 row = found[f"{told}, {way}"]
                 gained = (row["mean"] - before) / (good - before)
-                rows.append([told, way, percent(good), interval(row), percent(gained)])
+                rows.append([told, way, percent(good), spread(row), percent(gained)])
     return table(["failed devices", "training", "without failures and spread", "accuracy", "recovered"], rows)
 
 
