@@ -11,7 +11,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +87,8 @@ class Case:
         Full scale of each column in standard deviations of its weights. A defect at full scale is as large as that.
     learning_rate
         Of 64 images a step.
+    low
+        Rate at most in a second training at half the learning rate, evenly drawn and squared; None leaves it out.
     trained_as
         The case whose model this one is measured with; None is its own.
     targets
@@ -103,6 +105,7 @@ class Case:
     power: int = 4
     clip: float = 2.5
     learning_rate: float = 4e-4
+    low: float | None = None
     trained_as: str | None = None
     targets: tuple[float, ...] = ()
 
@@ -124,6 +127,11 @@ class Case:
         """A chip to train on: of any rate up to the highest, low ones more often."""
         share = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x4A7E,))).random()
         return self.chip(self.highest * float(share) ** self.power, seed, arrays)
+
+    def settled(self) -> "Case":
+        """The case as it is trained the second time."""
+        assert self.low is not None
+        return replace(self, highest=self.low, power=2, learning_rate=self.learning_rate / 2)
 
 
 LARGE: dict[str, Any] = {"highest": 0.08, "clip": 1.5, "learning_rate": 1e-3}
@@ -148,11 +156,11 @@ CASES: dict[str, Case] = {
     "unformed-pair": Case("pair, unformed", "pair", {}, "unformed"),
     "zero": Case("pair that a failed device turns into 0", "zero", {}, "unformed"),
     **_overformed(),
-    "weight-0": Case("0-defects of weights", "pair", {}, targets=RATES[1:]),
+    "weight-0": Case("0-defects of weights", "pair", {}, low=0.025, targets=RATES[1:]),
     "weight-0-deviating": Case(
         "0-defects of weights, deviation 0.05", "pair", {}, deviation=0.05, trained_as="weight-0", targets=RATES[1:]
     ),
-    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, targets=RATES[1:4], **LARGE),
+    "weight-1": Case("±1-defects of weights", "pair", {}, ones=True, low=0.02, targets=RATES[1:4], **LARGE),
     "weight-1-deviating": Case(
         "±1-defects of weights, deviation 0.05",
         "pair",
@@ -212,21 +220,41 @@ class Study:
         if path.exists():
             return xbarc.load(path)
         train = self.samples("train")
+        if case.low is None:
+            return self._tuned(name, case, self._compiled(case, train), chips, train, self.epochs, case.clip)
+        first = self.tuned(f"{name}-first", replace(case, low=None), chips)
+        settled = case.settled()
+        return self._tuned(name, settled, first, settled.drawn, train, math.ceil(self.epochs / 2), None)
+
+    def _compiled(self, case: Case, train: Dataset) -> TileProgram:
         few = train.take(np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES])
         options = CompileOptions(predistort=False, robust=False)
-        program = xbarc.compile(MODEL, spec=case.spec(0.0), calibration=few, options=options)
+        return xbarc.compile(MODEL, spec=case.spec(0.0), calibration=few, options=options)
+
+    def _tuned(
+        self,
+        name: str,
+        case: Case,
+        program: TileProgram,
+        chips: Chips | None,
+        train: Dataset,
+        epochs: int,
+        clip: float | None,
+    ) -> TileProgram:
+        """A program tuned, and kept under a name."""
         began = time.time()
         result = xbarc.finetune(
             program,
             train,
+            teacher=MODEL,
             chips=None if chips is None else lambda seed: chips(seed, program.arrays),
             without=["read_noise", *(["failures"] if chips is None else [])],  # noise takes half of the time
             options=xbarc.TuneOptions(
-                epochs=self.epochs,
+                epochs=epochs,
                 batch=self.batch,
                 learning_rate=case.learning_rate * math.sqrt(self.batch / 64),
                 average=0.998 ** (self.batch / 64),
-                clip=case.clip,
+                clip=clip,
                 distill=0.5,
                 validation=1000,
                 validation_chips=2,
@@ -239,7 +267,7 @@ class Study:
         )
         print(f"{name}: {time.time() - began:.0f} s of training", flush=True)
         onnx.save(result.model, self.out / f"{name}.onnx")
-        result.program.save(path)
+        result.program.save(self.out / f"{name}.xbar")
         return result.program
 
     def samples(self, split: str) -> Dataset:
