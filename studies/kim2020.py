@@ -169,7 +169,6 @@ CASES: dict[str, Case] = {
         deviation=0.05,
         trained_as="weight-1",
         targets=RATES[1:4],
-        **LARGE,
     ),
 }
 BASELINES = {
@@ -214,15 +213,16 @@ class Study:
     chips: int
     images: int
 
-    def tuned(self, name: str, case: Case, chips: Chips | None) -> TileProgram:
-        """The program of a case, tuned; without `chips` as if no device failed."""
+    def tuned(self, name: str, case: Case, *, defects: bool = True) -> TileProgram:
+        """The program of a case, tuned; without `defects` as if no device failed."""
         path = self.out / f"{name}.xbar"
         if path.exists():
             return xbarc.load(path)
         train = self.samples("train")
         if case.low is None:
+            chips = case.drawn if defects else None
             return self._tuned(name, case, self._compiled(case, train), chips, train, self.epochs, case.clip)
-        first = self.tuned(f"{name}-first", replace(case, low=None), chips)
+        first = self.tuned(f"{name}-first", replace(case, low=None))
         settled = case.settled()
         return self._tuned(name, settled, first, settled.drawn, train, math.ceil(self.epochs / 2), None)
 
@@ -277,7 +277,7 @@ class Study:
 
     def baseline(self, name: str) -> None:
         """Tune a baseline, and measure it without defects."""
-        program = self.tuned(name, BASELINES[name], None)
+        program = self.tuned(name, BASELINES[name], defects=False)
         results = Results(self.out / f"{name}.json")
         test = self.samples("test")
         results.get("0", lambda: self._measured(BASELINES[name], program, 0.0, test, None))
@@ -287,7 +287,7 @@ class Study:
         case = CASES[name]
         base = "baseline-single" if case.structure == "single" else "baseline-pair"
         trained_as = case.trained_as or name
-        aware = self.tuned(trained_as, CASES[trained_as], CASES[trained_as].drawn)
+        aware = self.tuned(trained_as, CASES[trained_as])
         results, test = Results(self.out / f"{name}.json"), self.samples("test")
         while not (self.out / f"{base}.xbar").exists():
             time.sleep(1.0)  # another process makes it
@@ -319,7 +319,7 @@ class Study:
         few = train.take(np.random.default_rng(seed).permutation(len(train))[:TUNED_IMAGES])
         tuned = xbarc.finetune(mapped, few, "aware", chip=chip, options=options, device=self.device).program
         programs = {"naive": program, "mapped": mapped, "tuned": tuned}
-        return each_way("fault-free", programs, chip, test, seed, self.device, self.images)
+        return each_way(programs, chip, test, seed, self.device, self.images)
 
     def _measured(
         self, case: Case, program: TileProgram, rate: float, test: Dataset, typical: Dataset | None

@@ -145,7 +145,7 @@ class Study:
             if kind == "beyond range":
                 programs["replicas"] = xbarc.remap(program, chip, predistort=False, replicas=REPLICAS)
             arrays = {f"arrays, {name}": one.report.totals.arrays for name, one in programs.items()}
-            return each_way("fault-free", programs, chip, test, seed, "cpu", self.images) | arrays
+            return each_way(programs, chip, test, seed, "cpu", self.images) | arrays
 
         return trial
 

@@ -96,14 +96,13 @@ def kim_targets(found: Found) -> Iterator[Target]:
             if "right" not in good or "right" not in base or "right" not in aware:
                 continue
             before, after, trained = rights(good), rights(base), rights(aware)
-            lost, low, high = (100 * value for value in estimate(before - after, good["of"]))
+            lost, low, high = _percent(before - after, good["of"])
             own = 100 * float((before - trained).mean())
-            excess = [100 * value for value in estimate((before + after) / 2 - trained, good["of"])]
             yield Target(
                 f"kim2020, {case.what}: points lost beyond half of what the baseline loses"
                 f" ({own:.2f}, baseline {lost:.2f} ({low:.2f} to {high:.2f}))",
                 (rate, rate),
-                (excess[0], excess[1], excess[2]),
+                _percent((before + after) / 2 - trained, good["of"]),
                 0.0 if lost > EXCEEDING else None,
                 "at most",
                 tuple(aware["chips"]),
@@ -113,12 +112,10 @@ def kim_targets(found: Found) -> Iterator[Target]:
         chips = [row for key, row in found.items() if key.startswith(f"{name}: ") and "right" in row]
         if chips:
             good_rows, tuned = _of(chips, "fault-free"), _of(chips, "tuned")
-            mean, low, high = (100 * value for value in estimate(good_rows - tuned, chips[0]["of"]))
-            share = sum(fields.values())
             yield Target(
                 f"kim2020, map known: points lost, compiled and tuned ({_polarities(fields)})",
-                (share, 1 - (1 - share) ** 2),
-                (mean, low, high),
+                _devices_and_pairs(sum(fields.values())),
+                _percent(good_rows - tuned, chips[0]["of"]),
                 KNOWN_BOUNDS[name],
                 "at most",
                 tuple(tuned.mean(1)),
@@ -140,9 +137,8 @@ def cao_targets(found: Found) -> Iterator[Target]:
             ("points under the best network without hardware effects", good - judged, 1.5, "at most"),
         )
         for what, values, bound, wanted in each:
-            mean, low, high = (100 * value for value in estimate(values, tuned["of"]))
-            chips = tuple(tuned["chips"])
-            yield Target(f"{told}: {what}", None, (mean, low, high), bound, wanted, chips, tuned["samples"])
+            measured, chips = _percent(values, tuned["of"]), tuple(tuned["chips"])
+            yield Target(f"{told}: {what}", None, measured, bound, wanted, chips, tuned["samples"])
 
 
 def liu_targets(found: Found) -> Iterator[Target]:
@@ -154,12 +150,11 @@ def liu_targets(found: Found) -> Iterator[Target]:
             chips = [row for key, row in found.items() if key.startswith(start) and "right" in row]
             if chips:
                 judged, good = _of(chips, way), _of(chips, "fault-free")
-                mean, low, high = (100 * value for value in estimate(judged, chips[0]["of"], good))
                 told = {"tuned": "mapped and tuned", "replicas": "mapped, eight tiles a block"}[way]
                 yield Target(
                     f"liu2017, {name}, stuck {kind}, {told}: percent of fault-free",
-                    (0.2, 1 - 0.8**2),
-                    (mean, low, high),
+                    _devices_and_pairs(0.2),
+                    _percent(judged, chips[0]["of"], good),
                     bound,
                     "at least",
                     tuple(judged.mean(1)),
@@ -173,11 +168,10 @@ def charan_targets(found: Found) -> Iterator[Target]:
         rows = [found.get(f"{told}, {way}", {}) for way in ("before", "labels", "distillation")]
         if all("right" in row for row in rows):
             before, labels, distilled = (rights(row) for row in rows)
-            values = estimate(distilled - before, rows[0]["of"], labels - before)
             yield Target(
                 f"charan2020, {told}: distillation, percent of what labels recover",
-                (0.1079, 1 - (1 - 0.1079) ** 2),
-                (100 * values[0], 100 * values[1], 100 * values[2]),
+                _devices_and_pairs(0.1079),
+                _percent(distilled - before, rows[0]["of"], labels - before),
                 80,
                 "at least",
                 tuple(rows[2]["chips"]),
@@ -191,6 +185,17 @@ TARGETS: dict[str, Callable[[Found], Iterator[Target]]] = {
     "liu2017": liu_targets,
     "charan2020": charan_targets,
 }
+
+
+def _percent(values: Rows, samples: int, of: Rows | None = None) -> tuple[float, float, float]:
+    """An estimate and both ends of its interval in percent, or points."""
+    value, low, high = estimate(values, samples, of)
+    return 100 * value, 100 * low, 100 * high
+
+
+def _devices_and_pairs(share: float) -> tuple[float, float]:
+    """The share of failed devices, and that of pairs with one."""
+    return share, 1 - (1 - share) ** 2
 
 
 def _of(chips: list[Any], way: str) -> Rows:

@@ -77,9 +77,9 @@ def test_programs_are_measured_on_chips_with_samples_of_their_own() -> None:
     whole = measure(program, chip, 1, data, "cpu")
     assert whole["samples"] == len(data)
 
-    found = each_way("good", {"naive": program}, chip(seeds[1]), data, seeds[1], "cpu", 50)
+    found = each_way({"naive": program}, chip(seeds[1]), data, seeds[1], "cpu", 50)
     np.testing.assert_array_equal(rights({**found, "right": [found["right"]["naive"]]})[0], expected[1])
     good = right(program, chip(seeds[1]), seen[1], seeds[1], "cpu", without=["failures"])
-    np.testing.assert_array_equal(rights({**found, "right": [found["right"]["good"]]})[0], good)
-    assert (found["good"], found["naive"]) == pytest.approx((good.mean(), expected[1].mean()))
+    np.testing.assert_array_equal(rights({**found, "right": [found["right"]["fault-free"]]})[0], good)
+    assert (found["fault-free"], found["naive"]) == pytest.approx((good.mean(), expected[1].mean()))
     assert good.mean() > expected[1].mean()
