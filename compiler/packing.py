@@ -10,6 +10,8 @@ from compiler.mapping import TileGrid
 from compiler.rectangle_packing import Shape, pack_rectangles
 from hwspec.array import Array
 from hwspec.errors import DataError
+from runtime.program import TileProgram
+from runtime.tables import Mvm
 
 Vector = tuple[int, int, int]
 """What drives a tile: copy and group of the matrix, and the first row."""
@@ -34,6 +36,21 @@ def chosen_share(value: object) -> Share:
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"did you mean {close[0]!r}?" if close else ""
     raise DataError("sharing of arrays", f"must be one of {', '.join(choices)}", got=value, hint=hint)
+
+
+def share_of(program: TileProgram) -> Share:
+    """The choice that a program's tiles show: the narrowest one under which they share the arrays that they do."""
+    vectors: dict[str, tuple[str, str]] = {}
+    for loop in program.tables.loops:
+        vectors |= {step.tile: (loop.layer, step.source) for step in loop.body if isinstance(step, Mvm)}
+    on_array: dict[int, list[tuple[str, str]]] = {}
+    for tile in program.tables.tiles:
+        on_array.setdefault(tile.array, []).append(vectors[tile.name])
+    if any(len({layer for layer, _ in found}) > 1 for found in on_array.values()):
+        return "all"
+    if any(len({*found}) > 1 for found in on_array.values()):
+        return "layer"
+    return "inputs" if any(len(found) > 1 for found in on_array.values()) else "none"
 
 
 @dataclass(frozen=True)

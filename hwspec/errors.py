@@ -140,6 +140,10 @@ class DataError(XbarcError, ValueError):
     """Input data is missing, malformed, or of another shape or type than the model wants."""
 
 
+class NotFiniteError(DataError):
+    """What a layer is given, or its weights, are NaN or infinite."""
+
+
 class VerificationError(XbarcError):
     """An invariant of a mapping or a program does not hold."""
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from hwspec.atomic import write_atomically
+from hwspec.atomic import write_together
 from hwspec.errors import ChipError, ProgramError
 from hwspec.fault_map import FaultMap
 from runtime.check import check_program
@@ -44,8 +44,8 @@ class Manifest(BaseModel):
     sha256: dict[str, str]
 
 
-def save_program(program: TileProgram, path: Path) -> None:
-    """Write `program` to `path`, whole or not at all.
+def save_program(program: TileProgram, path: Path, beside: Mapping[Path, bytes] | None = None) -> None:
+    """Write `program` to `path`, whole or not at all, and together with it the files `beside` it.
 
     Raises
     ------
@@ -67,10 +67,18 @@ def save_program(program: TileProgram, path: Path) -> None:
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = Manifest(sha256=hashes).model_dump_json().encode()
     try:
-        write_atomically(path, lambda stream: _write(stream, {"manifest.json": manifest, **members}))
+        own = (path, lambda stream: _write(stream, {"manifest.json": manifest, **members}))
+        write_together([*((other, _putting(content)) for other, content in (beside or {}).items()), own])
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ProgramError(f"program {path}", f"cannot be written ({reason})") from None
+
+
+def _putting(content: bytes) -> Callable[[BinaryIO], None]:
+    def put(stream: BinaryIO) -> None:
+        stream.write(content)
+
+    return put
 
 
 def _write(stream: BinaryIO, members: Mapping[str, bytes]) -> None:

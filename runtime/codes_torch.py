@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hwspec.errors import DataError
+from hwspec.errors import NotFiniteError
 from hwspec.spec import HardwareSpec
 from runtime.batches_torch import digit_inputs
 from runtime.geometry import conv_windows
@@ -102,7 +102,7 @@ class SampleCodes:
         arguments = self.step, *self.limits(0.0), magic, self.begins, to_numpy(self.codes)
         if not write_codes(to_numpy(self.images), *arguments):
             name = self.loop.layer
-            raise DataError(f"input of layer {name!r}", "must be finite, and has NaN or infinite values")
+            raise NotFiniteError(f"input of layer {name!r}", "must be finite, and has NaN or infinite values")
 
 
 class Block:

@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from hwspec.errors import DataError, ProgramError
+from hwspec.errors import DataError, NotFiniteError, ProgramError
 from hwspec.spec import HardwareSpec
 from runtime.backward_torch import loop_results
 from runtime.batches_torch import Batch, digit_inputs
@@ -210,6 +210,12 @@ class Engine:
             (name, _to_tensor(value, self._device)) for name, value in zip(step.outputs, results, strict=True)
         )
 
+    @property
+    def gradient_ends(self) -> dict[str, dict[str, str]]:
+        """Of each digital segment, the nodes at which gradients ended in what was run so far, with their operators."""
+        segments = self._segments.items()
+        return {name: one.gradient_ends for name, one in segments if isinstance(one, TorchSegment)}
+
     def loop(self, layer: str, buffers: dict[str, Any]) -> None:
         """Run one loop on `buffers`."""
         loop = self.loops[layer]
@@ -244,7 +250,7 @@ class Engine:
         vectors = gather_vectors(loop.gather, x.to(self._dtype))
         # A finite sum means finite terms, and is quick to find; one that is not may just have overflowed.
         if not torch.isfinite(vectors.detach().sum()) and not torch.isfinite(vectors).all():
-            raise DataError(f"input of layer {loop.layer!r}", "must be finite, and has NaN or infinite values")
+            raise NotFiniteError(f"input of layer {loop.layer!r}", "must be finite, and has NaN or infinite values")
         codes = input_codes(vectors, loop.full_scale, loop.drive.code_max, loop.signed)
         if loop.drive.code_max is not None:
             codes = follow_inputs(codes, vectors, loop.full_scale, loop.drive.code_max, signed=loop.signed)

@@ -4,12 +4,13 @@ Everything random follows from the seed and the number of the step, so a run tha
 killed it, ends with the same weights as one that was not.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +19,15 @@ from torch import Tensor
 
 from hwspec.chip import Chip
 from hwspec.effects import EFFECTS
-from hwspec.errors import DataError
-from hwspec.failures import State
-from hwspec.spec import HardwareSpec
+from hwspec.errors import DataError, NotFiniteError
 from runtime.augment_torch import augment
+from runtime.gradient_paths import check_taught
 from runtime.losses_torch import Loss, class_scores
 from runtime.processes_torch import Processes
 from runtime.program import TileProgram
 from runtime.teacher_torch import TorchTeacher
 from runtime.train import CrossbarModule
-from runtime.tune_checkpoint_torch import Progress, fingerprint, load_checkpoint, save_checkpoint
+from runtime.tune_checkpoint_torch import Progress, fingerprint, load_best, load_checkpoint, save_checkpoint
 from runtime.tuning import Epoch, Mode, Report, Samples, Teacher, TuneOptions
 
 SAVE_SECONDS = 30.0
@@ -75,6 +75,13 @@ class Tuner:
         File that the run is kept in, and goes on from where it exists.
     marks
         What tells runs apart that the rest does not: which model teaches.
+    start
+        Checkpoint of a run on the same layers whose best weights this one begins with; None those of the program.
+
+    Raises
+    ------
+    DataError
+        If a file is no such checkpoint, or the loss asks for labels or a teacher that are not there.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class Tuner:
         device: str = "cpu",
         checkpoint: Path | None = None,
         marks: str = "",
+        start: Path | None = None,
     ) -> None:
         self._program, self._samples, self._mode, self._options = program, samples, mode, options
         self._chip = program.nominal_chip if chip is None else chip
@@ -104,11 +112,14 @@ class Tuner:
         self._processes = Processes()
         self._trained = _with_wires(program, options)
         self._module = CrossbarModule(self._trained, effects=effects, seed=seed, device=device)
-        self._exact = False
+        self._exact = self._checked = False
         self._device = torch.device(device)
         self._parameters = list(self._module.parameters())
         decay = options.weight_decay
         self._optimizer = torch.optim.AdamW(self._parameters, lr=options.learning_rate, weight_decay=decay)
+        if start is not None:
+            self._put(load_best(start, self._parameters))
+            self._module.project()
         self._averaged = [one.detach().clone() for one in self._parameters]
         self._best = [one.detach().clone() for one in self._parameters]
         self._held = held_out(samples, options, seed)
@@ -119,6 +130,7 @@ class Tuner:
         self._print = ""
         if checkpoint is not None:
             more: dict[str, Any] = {"mode": mode, "seed": seed, "chip": self._chip.sha256, "marks": marks}
+            more["start"] = "" if start is None else hashlib.sha256(start.read_bytes()).hexdigest()
             more["effects"] = sorted(EFFECTS if effects is None else effects)
             self._print = fingerprint(program, samples, options, processes=self._processes.count, **more)
             if checkpoint.exists():
@@ -171,7 +183,6 @@ class Tuner:
         """One step of the optimizer on one chip."""
         options, step = self._options, self._progress.step
         mine, share = self._processes.share(chosen)
-        self._write(step)
         part = self._samples.take(mine)
         inputs = self._tensors(part.inputs, step)
         labels = None if part.labels is None else torch.from_numpy(part.labels).to(self._device)
@@ -179,7 +190,15 @@ class Tuner:
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         self._optimizer.zero_grad()
-        outputs = _listed(self._module(inputs))
+        try:
+            self._write(step)
+            outputs = _listed(self._module(inputs))
+        except NotFiniteError:
+            self._fail(math.nan)
+        if not self._checked:
+            names = [self._program.tables.outputs[number].name for number in self._loss.teaches(outputs)]
+            check_taught(self._program, names, self._module.gradient_ends)
+            self._checked = True
         loss = self._loss(outputs, labels, taught) * share
         loss.backward()  # type: ignore[no-untyped-call]
         value = self._processes.sum(
@@ -197,10 +216,10 @@ class Tuner:
         self._progress.loss += value * len(chosen)
         self._progress.seen += len(chosen)
 
-    def _fail(self, value: float) -> None:
+    def _fail(self, value: float) -> NoReturn:
         kept = ""
         if self._checkpoint is not None and self._checkpoint.exists():
-            kept = f"; the last good weights are in {self._checkpoint}"
+            kept = f"; the last good weights are in {self._checkpoint}: --start begins with them"
         hint = f"lower --lr (now {self._options.learning_rate:g}), raise --warmup, or look for extreme inputs{kept}"
         where = f"of step {self._progress.step + 1} in epoch {self._progress.epoch + 1}"
         raise DataError(f"loss {where}", "must be finite, with finite gradients", got=value, hint=hint)
@@ -231,7 +250,7 @@ class Tuner:
             return self._chip
         if self._chips is not None:
             return self._chips(seed)
-        return Chip.sample(with_rates(self._program.spec, factor), max(self._program.arrays, 1), seed)
+        return Chip.sample(self._program.spec.with_failure_rates(factor), max(self._program.arrays, 1), seed)
 
     def _tensors(self, inputs: Mapping[str, npt.NDArray[Any]], step: int | None = None) -> dict[str, Tensor]:
         """Inputs on the device; those that are images changed at random, in training."""
@@ -243,6 +262,8 @@ class Tuner:
         images = {name: one for name, one in found.items() if one.dim() == 4 and one.is_floating_point()}
         if not images:
             raise DataError("augmentation", "must have inputs that are images, (samples, channels, height, width)")
+        for name, one in images.items():
+            self._options.augmentation.check(name, one.shape)
         return found | {name: augment(one, self._options.augmentation, generator) for name, one in images.items()}
 
     def _taught(self, inputs: Mapping[str, Tensor]) -> Sequence[Tensor | npt.NDArray[Any]]:
@@ -263,7 +284,10 @@ class Tuner:
     def _end_epoch(self) -> None:
         progress = self._progress
         progress.epoch += 1
-        loss, accuracy = self._validate()
+        try:
+            loss, accuracy = self._validate()
+        except NotFiniteError:
+            self._fail(math.nan)
         row = Epoch(
             epoch=progress.epoch,
             steps=progress.step,
@@ -338,7 +362,7 @@ class Tuner:
 
     @torch.no_grad()
     def _load(self, path: Path) -> None:
-        tensors, self._progress, self._history = load_checkpoint(path, self._print, self._parameters)
+        tensors, self._progress, self._history = load_checkpoint(path, self._print, self._parameters, self._steps)
         for number, (one, kept) in enumerate(zip(self._parameters, tensors, strict=True)):
             one.copy_(kept.pop("value"))
             self._averaged[number].copy_(kept.pop("averaged"))
@@ -350,23 +374,6 @@ def held_out(samples: Samples, options: TuneOptions, seed: int) -> npt.NDArray[n
     """Numbers of the samples that are not learnt from; whole batches, of a model that takes no others."""
     held = options.held_out(len(samples)) // (samples.fixed_batch or 1) * (samples.fixed_batch or 1)
     return np.sort(_draws(seed, _VALIDATION, 0).permutation(len(samples))[:held])
-
-
-def with_rates(spec: HardwareSpec, factor: float) -> HardwareSpec:
-    """The spec with the rates of all failures (devices, lines and clusters) times this factor, at most 1 in all."""
-    if factor == 1:
-        return spec
-    failures = spec.failures
-    states = {state: section.rate for state, section in failures.states()}
-    factor = min(factor, 1 / max(sum(states.values()), 1e-300))
-    update: dict[str, Any] = {
-        f"failures.{State(state).name.lower()}.rate": rate * factor for state, rate in states.items() if rate
-    }
-    lines = failures.lines.model_dump()
-    update |= {f"failures.lines.{name}": min(rate * factor, 1.0) for name, rate in lines.items() if rate}
-    if failures.clusters.rate:
-        update["failures.clusters.rate"] = failures.clusters.rate * factor
-    return spec.with_fields(update) if update else spec
 
 
 def _with_wires(program: TileProgram, options: TuneOptions) -> TileProgram:

@@ -29,6 +29,7 @@ from runtime.host_ops.node_torch import (
     Attribute,
     HostNode,
     Operator,
+    follows,
     operator_of,
     tensor_of,
     translated_ops,
@@ -47,6 +48,8 @@ _ROOMS = (  # imported for the operators that they register
     windows_torch,
 )
 _CONTROL = ("Constant", "If")
+_FLAT = ("Ceil", "Floor", "Round", "Sign")
+"""Operators whose gradient is zero nearly everywhere."""
 _HINT = "run this segment in onnxruntime"
 
 
@@ -101,6 +104,8 @@ class TorchSegment:
         """Element type of each input, by name."""
         self.outputs: tuple[str, ...] = self._plan.outputs
         """Names of the outputs."""
+        self.gradient_ends: dict[str, str] = {}
+        """Nodes at which a gradient ended in what was run so far, with their operators."""
 
     @property
     def constants(self) -> dict[str, Tensor]:
@@ -135,7 +140,7 @@ class TorchSegment:
             if inputs[name].dtype != dtype:
                 raise DataError(f"input {name!r}", f"must be of type {dtype}", got=inputs[name].dtype)
             values[name] = inputs[name].to(self.device)
-        results = _run(self._plan, values, self.device)
+        results = _run(self._plan, values, self.device, self.gradient_ends)
         return {name: value.to(self.device) for name, value in zip(self.outputs, results, strict=True)}
 
 
@@ -313,22 +318,22 @@ def _reads(step: _Step) -> set[str]:
     return names
 
 
-def _run(plan: _Plan, values: dict[str, Tensor], device: torch.device) -> list[Tensor]:
-    """Run a plan; ``values`` holds inputs and outer values, and is used up."""
+def _run(plan: _Plan, values: dict[str, Tensor], device: torch.device, ends: dict[str, str]) -> list[Tensor]:
+    """Run a plan; ``values`` holds inputs and outer values, and is used up; ``ends`` gets where gradients end."""
     values.update(plan.constants)
     for step in plan.steps:
-        results = _apply(step, values, device)
+        results = _apply(step, values, device, ends)
         values.update(zip(step.node.outputs, results, strict=False))  # optional outputs may be left out
         for name in step.frees:
             values.pop(name, None)
     return [values[name] for name in plan.outputs]
 
 
-def _apply(step: _Step, values: dict[str, Tensor], device: torch.device) -> Sequence[Tensor]:
+def _apply(step: _Step, values: dict[str, Tensor], device: torch.device, ends: dict[str, str]) -> Sequence[Tensor]:
     """The outputs of one step."""
     if step.operator is None:
         taken = step.branches[0 if values[step.node.inputs[0]].item() else 1]
-        return _run(taken, dict(values), device)
+        return _run(taken, dict(values), device, ends)
     host = step.operator.host
     tensors = [values[name] if name else None for name in step.node.inputs]
     computed = [tensor for place, tensor in enumerate(tensors) if tensor is not None and place not in host]
@@ -353,4 +358,8 @@ def _apply(step: _Step, values: dict[str, Tensor], device: torch.device) -> Sequ
         if "allocate memory" in str(error):  # what torch's allocator says on the CPU
             raise MemoryError from error
         raise step.node.error(f"cannot run in torch on these inputs: {error}") from error
-    return (results,) if isinstance(results, Tensor) else results
+    found = (results,) if isinstance(results, Tensor) else results
+    passes = step.node.op not in _FLAT and any(map(follows, found))
+    if torch.is_grad_enabled() and not passes and any(map(follows, computed)):
+        ends[step.node.name] = step.node.op
+    return found

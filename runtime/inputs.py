@@ -46,14 +46,14 @@ def bind_inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any] | Any) -> 
             value = np.asarray(given[info.name])
         except ValueError as error:
             raise DataError(f"input {info.name!r}", f"must be a rectangular array ({error})") from None
-        _check_shape(info, value.shape, symbols)
+        check_shape(info, value.shape, symbols)
         check_type(value.dtype, info)
         bound[info.name] = cast_input(value, info)
     return bound
 
 
-def _check_shape(info: TensorInfo, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
-    """A symbol stands for one size in all inputs."""
+def check_shape(info: TensorInfo, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
+    """Refuse a shape that an input cannot have; a symbol stands for one size in all inputs."""
     good = len(shape) == len(info.shape) and 0 not in shape
     for size, wanted in zip(shape, info.shape, strict=False):
         good = good and size == (symbols.setdefault(wanted, size) if isinstance(wanted, str) else wanted)

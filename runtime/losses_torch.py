@@ -18,8 +18,9 @@ _TINY = 1e-7
 class Loss:
     """The loss of outputs, for the labels of their samples and what the original model gives for them.
 
-    Distillation is the divergence of softened class probabilities where the first output has a row of scores a sample
-    (Hinton et al., arXiv:1503.02531, section 2), else the squared error of all outputs over the originals' size.
+    Labels are those of the first output. Distillation adds up all outputs that are numbers with a fraction: the
+    divergence of softened class probabilities (Hinton et al., arXiv:1503.02531, section 2), or the squared error over
+    the original's size (`TuneOptions.distance`).
 
     Parameters
     ----------
@@ -35,6 +36,11 @@ class Loss:
             hint = "--distill 1 learns from the original model alone"
             raise DataError("data", "must have labels where the loss asks for them", hint=hint)
         self._options = options
+
+    def teaches(self, outputs: Sequence[Tensor]) -> list[int]:
+        """Numbers of the outputs that the loss depends on."""
+        fractions = {number for number, one in enumerate(outputs) if one.is_floating_point()}
+        return sorted((fractions if self.distill else set()) | ({0} if self.distill < 1 else set()))
 
     def __call__(
         self, outputs: Sequence[Tensor], labels: Tensor | None, taught: Sequence[Tensor | npt.NDArray[Any]] | None
@@ -63,19 +69,34 @@ class Loss:
         return torch.stack(terms).sum()
 
     def _distillation(self, outputs: Sequence[Tensor], taught: Sequence[Tensor | npt.NDArray[Any]]) -> Tensor:
-        truths = [torch.as_tensor(one, device=out.device) for one, out in zip(taught, outputs, strict=True)]
-        first = truths[0]
-        if first.is_floating_point() and first.dim() == 2 and first.shape[1] > 1:
-            heat = self._options.temperature
-            found = functional.log_softmax(log_scores(outputs[0]) / heat, 1)
-            wanted = functional.log_softmax(log_scores(first) / heat, 1)
-            return heat**2 * functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
-        pairs = [(out, truth) for out, truth in zip(outputs, truths, strict=True) if truth.is_floating_point()]
-        if not pairs:
+        terms = []
+        for number, (output, one) in enumerate(zip(outputs, taught, strict=True)):
+            truth = torch.as_tensor(one, device=output.device)
+            if truth.shape != output.shape:
+                requirement = f"must give output {number + 1} in the program's shape, {tuple(output.shape)}"
+                raise DataError("teacher", requirement, got=tuple(truth.shape))
+            if output.is_floating_point():
+                terms.append(self._divergence(output, truth) if self._scores(truth) else _squared(output, truth))
+        if not terms:
             raise DataError("outputs", "must be numbers with a fraction, or there is nothing to learn from them")
-        return torch.stack(
-            [((out - truth) ** 2).mean() / (truth**2).mean().clamp(min=_TINY) for out, truth in pairs]
-        ).sum()
+        return torch.stack(terms).sum()
+
+    def _scores(self, truth: Tensor) -> bool:
+        """Whether an output is compared as class scores."""
+        row = truth.dim() == 2 and truth.shape[1] > 1
+        if self._options.distance == "divergence" and not row:
+            requirement = "must have a row of class scores a sample to be compared by their divergence"
+            raise DataError("outputs", requirement, got=tuple(truth.shape), hint="--distance squared compares numbers")
+        return row and self._options.distance != "squared"
+
+    def _divergence(self, output: Tensor, truth: Tensor) -> Tensor:
+        heat = self._options.temperature
+        found, wanted = (functional.log_softmax(log_scores(one) / heat, 1) for one in (output, truth))
+        return heat**2 * functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+
+
+def _squared(output: Tensor, truth: Tensor) -> Tensor:
+    return ((output - truth) ** 2).mean() / (truth**2).mean().clamp(min=_TINY)
 
 
 def class_scores(output: Tensor) -> Tensor:

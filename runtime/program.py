@@ -133,11 +133,24 @@ class TileProgram:
         """The program as text; `runtime.listing.parse_listing` reads it back."""
         return print_listing(self.tables)
 
-    def save(self, path: str | Path) -> None:
-        """Write the program to one file, atomically; `xbarc.load` reads it back."""
+    def save(self, path: str | Path, beside: Mapping[Path, bytes] | None = None) -> None:
+        """Write the program to one file, atomically; `xbarc.load` reads it back.
+
+        Parameters
+        ----------
+        path
+            The file.
+        beside
+            Contents of other files, which are replaced with it or not at all.
+
+        Raises
+        ------
+        ProgramError
+            If it cannot be written.
+        """
         from runtime.archive import save_program
 
-        save_program(self, Path(path))
+        save_program(self, Path(path), beside)
 
     @cached_property
     def layers(self) -> dict[str, Layer]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from hwspec.chip import Chip
 from hwspec.effects import EFFECTS
-from hwspec.errors import DataError, ProgramError
+from hwspec.errors import DataError, NotFiniteError, ProgramError
 from runtime.batches_torch import Batch
 from runtime.engine import Engine, Trainable, find_device
+from runtime.inputs import check_shape
 from runtime.program import TileProgram
 from runtime.programming import program_chip
 from runtime.rewrite import check_rewritable, reachable_weights, rewrite
@@ -79,7 +80,7 @@ class CrossbarModule(nn.Module):
         self._engine: Engine | None = None
         self._indices: dict[tuple[str, int], Tensor] = {}
         self._reach: list[tuple[Tensor, Tensor]] | None = None
-        self._written: tuple[int, ...] | None = None
+        self._written: list[Tensor] | None = None
         self._links: dict[str, list[_Link]] = {}
 
     @property
@@ -115,7 +116,12 @@ class CrossbarModule(nn.Module):
         seed
             Of programming pulses.
         """
-        self._chip, self._pulses, self._written = chip, seed, self._versions()
+        for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
+            if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+                hint = "take smaller steps, or shorten long gradients"
+                raise NotFiniteError(f"weights of layer {layer!r}", "must be finite to be written", hint=hint)
+        self._chip, self._pulses = chip, seed
+        self._written = [one.detach().clone() for one in self.parameters()]
         program = self.program
         programmed = program_chip(program, chip, effects=self._effects, seed=seed)
         if self._engine is None:
@@ -140,6 +146,11 @@ class CrossbarModule(nn.Module):
                 for number, batch in enumerate(batches)
             ]
 
+    @property
+    def gradient_ends(self) -> dict[str, dict[str, str]]:
+        """Of each digital segment, the nodes at which gradients ended in what was run so far, with their operators."""
+        return {} if self._engine is None else self._engine.gradient_ends
+
     def reseed(self, seed: int) -> None:
         """Let the noise of reads begin anew, as that of another seed."""
         self._seed = seed
@@ -152,19 +163,14 @@ class CrossbarModule(nn.Module):
         Raises
         ------
         DataError
-            If one tensor is given to a program of several inputs, or names are not those of its inputs.
+            If one tensor is given to a program of several inputs, or names, shapes or types are not those of its
+            inputs; if weights are not finite.
         """
-        if self._written != self._versions():
+        tables = self._program.tables
+        inputs = self._bound(inputs)
+        if self._changed():
             self.write(self._chip, self._pulses)
         assert self._engine is not None
-        tables = self._program.tables
-        names = [info.name for info in tables.inputs]
-        if isinstance(inputs, Tensor):
-            if len(names) != 1:
-                raise DataError("inputs", "must be given by name", hint=f"the program takes {', '.join(names)}")
-            inputs = {names[0]: inputs}
-        if set(inputs) != set(names):
-            raise DataError("inputs", f"must be {', '.join(names)}", got=", ".join(inputs))
         for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
             matrices = tuple(_straight_through(weight, link) for link in self._links[layer])
             self._engine.trainable[layer] = Trainable(bias, matrices)
@@ -173,9 +179,36 @@ class CrossbarModule(nn.Module):
         found = [buffers[info.name] for info in tables.outputs]
         return found[0] if len(found) == 1 else found
 
-    def _versions(self) -> tuple[int, ...]:
-        """What tells whether a parameter was changed in place since."""
-        return tuple(version for one in self.parameters() for version in (one._version, one.data_ptr()))
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CrossbarModule":
+        """A module of its own on the same program and chip, with a copy of the weights."""
+        copied = CrossbarModule(
+            self._program, chip=self._chip, effects=self._effects, seed=self._seed, device=self._device
+        )
+        copied._pulses = self._pulses
+        copied.load_state_dict(self.state_dict())
+        memo[id(self)] = copied
+        return copied.train(self.training)
+
+    def _bound(self, inputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Inputs by name, each a tensor of the shape and type that the program wants."""
+        infos = {info.name: info for info in self._program.tables.inputs}
+        if not isinstance(inputs, Mapping):
+            if len(infos) != 1:
+                raise DataError("inputs", "must be given by name", hint=f"the program takes {', '.join(infos)}")
+            inputs = dict.fromkeys(infos, inputs)
+        if set(inputs) != set(infos):
+            raise DataError("inputs", f"must be {', '.join(infos)}", got=", ".join(inputs))
+        symbols: dict[str, int] = {}
+        for name, value in inputs.items():
+            if not isinstance(value, Tensor):
+                hint = "torch.from_numpy makes one"
+                raise DataError(f"input {name!r}", "must be a torch tensor", got=type(value).__name__, hint=hint)
+            check_shape(infos[name], tuple(value.shape), symbols)
+        return inputs
+
+    def _changed(self) -> bool:
+        """Whether a parameter was changed since it was written, in whatever way."""
+        return self._written is None or not all(map(torch.equal, self._written, self.parameters()))
 
     def _index(self, layer: str, number: int, batch: Batch, slopes: "Slopes") -> Tensor:
         """Where each of a batch's matrix elements lies in the layer's weights; it never changes."""

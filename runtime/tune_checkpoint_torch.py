@@ -21,9 +21,11 @@ from hwspec.errors import DataError
 from runtime.program import TileProgram
 from runtime.tuning import Epoch, Samples, TuneOptions
 
-_FORMAT = 1
+_FORMAT = 2
 _OF_EACH = ("value", "averaged", "best", "step", "exp_avg", "exp_avg_sq")
 """Tensors of each parameter."""
+_MAY_LACK = ("validation_loss", "accuracy")
+"""What an epoch without samples held out, or without labels, does not tell."""
 _MEMBERS = 1 << 27
 """Bytes of notes that a checkpoint may have, at most."""
 
@@ -86,8 +88,9 @@ def save_checkpoint(
     """
     named = {f"{number}.{key}": value for number, one in enumerate(tensors) for key, value in one.items()}
     kept = {name: value.detach().cpu().clone().contiguous() for name, value in named.items()}
-    notes = {"fingerprint": wanted, "progress": asdict(progress), "history": [asdict(row) for row in history]}
-    data = save_tensors(kept, {"notes": json.dumps(notes)})
+    told = {"fingerprint": wanted, "progress": asdict(progress), "history": [asdict(row) for row in history]}
+    notes = json.dumps(told)
+    data = save_tensors(kept, {"notes": notes, "sha256": _digest(notes, kept)})
 
     def write(stream: BinaryIO) -> None:
         stream.write(data)
@@ -103,11 +106,28 @@ def save_checkpoint(
 
 def damaged(path: Path) -> DataError:
     """What is raised of a file that is no checkpoint."""
-    return DataError(f"checkpoint {path}", "is not a checkpoint of fine-tuning, or is damaged", hint="remove it")
+    hint = "remove it if it was one, or name another file"
+    return DataError(f"checkpoint {path}", "is not a checkpoint of fine-tuning, or is damaged", hint=hint)
+
+
+def load_best(path: Path, like: Sequence[Tensor]) -> list[Tensor]:
+    """The best weights so far of whatever run a checkpoint is of, for parameters of the same shapes.
+
+    Raises
+    ------
+    DataError
+        If it is no checkpoint, or one of other layers.
+    """
+    _, tensors = _read(path)
+    found = [tensors.get(f"{number}.best") for number in range(len(like))]
+    shapes = [None if one is None else one.shape for one in found]
+    if shapes != [one.shape for one in like] or f"{len(like)}.best" in tensors:
+        raise DataError(f"checkpoint {path}", "must hold weights of the layers that the program has")
+    return [one.to(parameter) for one, parameter in zip(found, like, strict=True) if one is not None]
 
 
 def load_checkpoint(
-    path: Path, wanted: str, like: Sequence[Tensor]
+    path: Path, wanted: str, like: Sequence[Tensor], steps: int
 ) -> tuple[list[dict[str, Tensor]], Progress, list[Epoch]]:
     """Tensors of each parameter, progress and history of a checkpoint.
 
@@ -119,33 +139,28 @@ def load_checkpoint(
         Fingerprint of the run that is to go on.
     like
         The parameters.
+    steps
+        Of an epoch.
 
     Raises
     ------
     DataError
         If it is no checkpoint, or one of another run.
     """
-    subject = f"checkpoint {path}"
-    try:
-        data = path.read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        if length > _MEMBERS:
-            raise ValueError("its header is too large")
-        notes = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["notes"])
-        tensors = load_tensors(data)
-    except OSError as error:
-        raise DataError(subject, f"cannot be read ({error.strerror})") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-        raise damaged(path) from None
-    if not isinstance(notes, dict) or notes.get("fingerprint") != wanted:
-        hint = "go on with the same program, data and options, or remove the file"
-        raise DataError(subject, "belongs to another run (program, data, options, seed or torch differ)", hint=hint)
+    notes, tensors = _read(path)
+    if notes.get("fingerprint") != wanted:
+        hint = "go on with the same program, data and options, or remove the file (--start takes its best weights)"
+        requirement = "belongs to another run (program, data, options, seed or torch differ)"
+        raise DataError(f"checkpoint {path}", requirement, hint=hint)
     try:
         progress = Progress(**notes["progress"])
         history = [Epoch(**row) for row in notes["history"]]
         found = [{key: tensors[f"{number}.{key}"] for key in _OF_EACH} for number in range(len(like))]
-        whole = all(isinstance(value, int | float) for value in asdict(progress).values())
-        whole &= progress.epoch == len(history) and progress.step >= 0
+        rows = [asdict(progress), *map(asdict, history)]
+        whole = all(type(value) in (int, float, type(None)) for row in rows for value in row.values())
+        whole &= all(None not in {**row, **dict.fromkeys(_MAY_LACK, 0)}.values() for row in rows)
+        whole &= len(history) == progress.epoch >= progress.best_epoch >= 0
+        whole &= progress.epoch * steps <= progress.step <= (progress.epoch + 1) * steps
     except (KeyError, TypeError):
         raise damaged(path) from None
     for one, of_one in zip(like, found, strict=True):
@@ -155,3 +170,33 @@ def load_checkpoint(
     if not whole:
         raise damaged(path)
     return found, progress, history
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Notes and tensors of a checkpoint, as they were written."""
+    try:
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        if length > _MEMBERS:
+            raise ValueError("its header is too large")
+        members = json.loads(data[8 : 8 + length])["__metadata__"]
+        text, tensors = members["notes"], load_tensors(data)
+        notes = json.loads(text)
+        whole = members["sha256"] == _digest(text, tensors)
+    except OSError as error:
+        raise DataError(f"checkpoint {path}", f"cannot be read ({error.strerror})") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        raise damaged(path) from None
+    if not whole or not isinstance(notes, dict):
+        raise damaged(path)
+    return notes, tensors
+
+
+def _digest(notes: str, tensors: Mapping[str, Tensor]) -> str:
+    """Hash of what a checkpoint holds."""
+    digest = hashlib.sha256(notes.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hwspec.errors import DataError
+from hwspec.spec import HardwareSpec
 from runtime.augmentation import Augmentation
 
 Mode = Literal["agnostic", "aware"]
 MODES: tuple[Mode, ...] = ("agnostic", "aware")
 SCHEDULES = ("cosine", "linear", "constant")
+DISTANCES = ("auto", "divergence", "squared")
 _LARGEST = 1e9
 """Factor on rates of failures, at most."""
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -63,7 +65,10 @@ class TuneOptions:
     distill
         Share of the loss that is distillation from the original model; None takes 1 without labels, else 0.
     temperature
-        Of distillation (Hinton et al., arXiv:1503.02531).
+        Of distillation by divergence (Hinton et al., arXiv:1503.02531).
+    distance
+        What distillation makes small: the ``divergence`` of class probabilities, the ``squared`` error of numbers over
+        their mean square, or ``auto``: the divergence of outputs with a row of numbers a sample, the error of others.
     smoothing
         Share of each label that is spread evenly over all classes.
     rates
@@ -100,6 +105,7 @@ class TuneOptions:
     average: float = 0.99
     distill: float | None = None
     temperature: float = 2.0
+    distance: Literal["auto", "divergence", "squared"] = "auto"
     smoothing: float = 0.0
     rates: tuple[float, float] = (1.0, 1.0)
     ramp: float = 0.0
@@ -143,9 +149,47 @@ class TuneOptions:
             raise DataError("rates", f"must be two factors up to {_LARGEST:g}, the lower first", got=self.rates)
         if not isinstance(self.refresh, int) or isinstance(self.refresh, bool) or self.refresh < 0:
             raise DataError("refresh", "must be a whole number from 0 up", got=self.refresh)
-        for name, known in (("schedule", SCHEDULES), ("wires", ("spec", "closed_form"))):
+        choices = (("schedule", SCHEDULES), ("distance", DISTANCES), ("wires", ("spec", "closed_form")))
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise DataError(name, f"must be one of {', '.join(known)}", got=getattr(self, name))
+
+    def check_effect(self, mode: Mode, spec: HardwareSpec, *, drawn: bool, distill: float) -> None:
+        """Refuse options that would have no effect.
+
+        Parameters
+        ----------
+        mode, spec
+            Of the run.
+        drawn
+            Whether chips come from elsewhere than the spec.
+        distill
+            Share of the loss that is distillation.
+
+        Raises
+        ------
+        DataError
+            Naming the option, and why it has none.
+        """
+        if self.refresh and self.wires == "spec":
+            raise DataError("refresh", "is of the wires closed_form", got=self.refresh, hint="--wires closed_form")
+        if distill == 1 and self.smoothing:
+            raise DataError("smoothing", "must be of labels, and distillation alone has none", got=self.smoothing)
+        for name in ("temperature", "distance"):
+            if not distill and getattr(self, name) != getattr(TuneOptions, name):
+                hint = "distil a share of the loss: --distill 0.5"
+                raise DataError(name, "is of distillation, which the loss has no share of", hint=hint)
+        for name in ("rates", "ramp", "validation_chips"):
+            value = getattr(self, name)
+            if value == getattr(TuneOptions, name):
+                continue
+            if mode == "aware":
+                raise DataError(name, "must not be given in the mode aware, which has one chip", got=value)
+            if name != "validation_chips" and (drawn or not spec.failures.at_start):
+                reason = "the chips are given" if drawn else "the spec has no failures at the start"
+                raise DataError(name, f"must have rates of failures to multiply: {reason}", got=value)
+        if self.wires == "closed_form" and not spec.array.wired:
+            raise DataError("wires", "must have resistance in the spec for a model of them", got=self.wires)
 
     def held_out(self, samples: int) -> int:
         """Samples for validation, of so many."""

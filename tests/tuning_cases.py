@@ -16,6 +16,7 @@ from xbarc.data.load import Dataset
 
 FEATURES, HIDDEN, CLASSES = 8, 12, 4
 FAULTY: dict[str, object] = {"failures.stuck_hrs.rate": 0.15, "failures.stuck_lrs.rate": 0.02}
+SOUND: dict[str, object] = {"failures.stuck_hrs.rate": 0.0, "failures.stuck_lrs.rate": 0.0}
 _CENTRES = 1.5 * np.random.default_rng(0).standard_normal((CLASSES, FEATURES))
 
 

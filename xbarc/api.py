@@ -130,7 +130,7 @@ def calibration_batches(data: Data, **reading: Any) -> Batches:
     """
 
     def batches(inputs: Sequence[TensorInfo]) -> Iterator[Batch]:
-        dataset = data if isinstance(data, Dataset) else load_data(data, inputs, **reading)
+        dataset = data if isinstance(data, Dataset) else load_data(data, inputs, learning=True, **reading)
         start = 0
         for feeds in dataset.batches(CALIBRATION_BATCH):
             count = min(dataset.fixed_batch or CALIBRATION_BATCH, len(dataset) - start)
@@ -292,6 +292,7 @@ def reestimated_on(
     """A programmed chip, its columns re-estimated with data, against its program on the chip that this expects."""
     from runtime.reestimate_torch import reestimated
 
-    dataset = data if isinstance(data, Dataset) else load_data(data, chip.program.tables.inputs)
+    inputs = chip.program.tables.inputs
+    dataset = data if isinstance(data, Dataset) else load_data(data, inputs, learning=True)
     batches = list(dataset.batches(REESTIMATION_BATCH))
     return reestimated(chip, expected, batches, device, seed)

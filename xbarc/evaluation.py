@@ -1,6 +1,7 @@
 """Accuracy of a program beside that of the model it was compiled from."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def evaluate(
         Whether to run the same chips without failed devices too, with the program for any chip: the drop by failures
         is the difference, chip by chip and sample by sample.
     reestimate
-        Inputs that the columns of every chip are re-estimated with before it is evaluated; see `xbarc.simulate`.
+        Inputs that the columns of every chip are re-estimated with before it is evaluated, chips without failed devices
+        and layers alone too; see `xbarc.simulate`.
     progress
         Called with what runs, samples done, and samples in all.
 
@@ -109,8 +111,21 @@ def evaluate(
     )
     ideal = sample_metric(data, truth, outputs("ideal", engine))
     values, good, first, failed = [], [], ProgrammingReport(), []
-    expected: ProgrammedChip | None = None
     count = chips if chip is None else 1
+
+    @functools.lru_cache(maxsize=2)
+    def expected(one: TileProgram, exact: tuple[str, ...]) -> ProgrammedChip:
+        return program_chip(one, exact_layers=exact, effects=effects)
+
+    def programmed(
+        one: TileProgram, at: Chip | None, one_seed: int, off: Collection[str] = (), exact: tuple[str, ...] = ()
+    ) -> ProgrammedChip:
+        """A program on a chip without the effects that are off, re-estimated where that is asked for."""
+        found = program_chip(one, at, exact_layers=exact, effects=effects - {*off}, seed=one_seed, seconds=time)
+        if reestimate is None or at is None:
+            return found
+        return reestimated_on(found, expected(one, exact), reestimate, device, one_seed)
+
     for number in range(count):
         mapped, at, one_seed = program, chip, seed + number
         arrays = program.arrays * (options.replicas if remap else 1)
@@ -118,30 +133,20 @@ def evaluate(
             at = Chip.sample(program.spec, max(arrays, program.arrays), one_seed)
         if remap:
             mapped = remap_program(program, options, at)
-        programmed = program_chip(mapped, at, effects=effects, seed=one_seed, seconds=time)
-        if reestimate is not None:
-            if expected is None or remap:
-                expected = program_chip(mapped, effects=effects)
-            programmed = reestimated_on(programmed, expected, reestimate, device, one_seed)
-        first = programmed.report if number == 0 else first
+        made = programmed(mapped, at, one_seed)
+        first = made.report if number == 0 else first
         label = f"chip {number + 1} of {count}"
-        values.append(sample_metric(data, truth, outputs(label, Engine(programmed, device, seed=one_seed))))
+        values.append(sample_metric(data, truth, outputs(label, Engine(made, device, seed=one_seed))))
         counted = count_states(at.fault_map, program.spec.array.pairing)
         failed.append((counted.failed_share, counted.failed_pair_share or 0.0))
         if drop:
-            healthy = program_chip(plain, at, effects=effects - {"failures", "retention"}, seed=one_seed, seconds=time)
+            healthy = programmed(plain, at, one_seed, off=("failures", "retention"))
             good.append(sample_metric(data, truth, outputs(f"{label}, good", Engine(healthy, device, seed=one_seed))))
     layers = []
     if by_layer:
         for layer in program.layers:
             one_chip = (chip or Chip.sample(program.spec, program.arrays, seed)) if count else None
-            alone = Engine(
-                program_chip(
-                    program, one_chip, exact_layers=_others(program, layer), effects=effects, seed=seed, seconds=time
-                ),
-                device,
-                seed=seed,
-            )
+            alone = Engine(programmed(program, one_chip, seed, exact=_others(program, layer)), device, seed=seed)
             layers.append(LayerEval(layer=layer, value=float(sample_metric(data, truth, outputs(layer, alone)).mean())))
     of_chips = np.array(values or [ideal])
     accuracy = data.labels is not None
@@ -218,8 +223,8 @@ def effect_warnings(program: TileProgram, effects: Collection[str]) -> list[str]
     return []
 
 
-def _others(program: TileProgram, layer: str) -> Collection[str]:
-    return [name for name in program.layers if name != layer]
+def _others(program: TileProgram, layer: str) -> tuple[str, ...]:
+    return tuple(name for name in program.layers if name != layer)
 
 
 def sample_metric(data: Dataset, truth: _Outputs, outputs: _Outputs) -> npt.NDArray[np.float64]:

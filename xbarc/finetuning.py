@@ -17,12 +17,13 @@ from compiler.compile import CompileOptions, remap_program
 from compiler.floatmodel import FloatModel
 from compiler.frontend import SourceModel, load_model
 from compiler.like import compile_like
+from compiler.packing import share_of
 from compiler.rescale import recalibrated, with_clip
 from compiler.tuned import tuned_model
 from hwspec.atomic import write_atomically
 from hwspec.chip import Chip
 from hwspec.effects import chosen_effects
-from hwspec.errors import DataError, ProgramError
+from hwspec.errors import DataError, ProgramError, XbarcError
 from runtime.inputs import cast_input
 from runtime.program import TileProgram
 from runtime.rewrite import rewrite
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from runtime.teacher_torch import TorchTeacher
     from runtime.train import CrossbarModule
 
+Shape = tuple[int | str, ...]
 CALIBRATION_SAMPLES = 512
 """Samples that ranges are set anew with."""
 
@@ -122,6 +124,7 @@ def finetune(
     without: Iterable[str] = (),
     seed: int = 0,
     device: str = "cpu",
+    start: str | Path | None = None,
     checkpoint: str | Path | None = None,
     metrics: str | Path | None = None,
     tensorboard: str | Path | None = None,
@@ -135,7 +138,8 @@ def finetune(
         The program. Pre-distorted targets are undone first: training takes the wires into account itself.
     data
         What to learn from: arrays by the names of the model's inputs and ``labels``, or anything that
-        `xbarc.data.load.load_data` reads. Without labels the original model teaches.
+        `xbarc.data.load.load_data` reads. Labels are classes of the first output; without them the original model
+        teaches all outputs.
     mode
         ``agnostic``: for chips never seen, each step on one drawn anew. ``aware``: for one chip, whose failed devices
         are known; weights stay where its devices reach.
@@ -157,6 +161,8 @@ def finetune(
         Of everything random.
     device
         Where torch computes.
+    start
+        Checkpoint of an earlier run on the same layers, whose best weights this one begins with.
     checkpoint
         File that the run is kept in: a run that was killed goes on from it, to the same result.
     metrics
@@ -182,15 +188,21 @@ def finetune(
     if original is None:
         raise DataError("program", "carries no model to tune", hint="give it with --model model.onnx")
     source = load_model(original)
-    samples = data if isinstance(data, Dataset) else load_data(data, program.tables.inputs)
+    samples = data if isinstance(data, Dataset) else load_data(data, program.tables.inputs, learning=True)
     _check_samples(samples, options)
     tuned_model(program, {}, {}, source)  # whatever is wrong with the model comes to light before training
     given = source.proto.SerializeToString(deterministic=True)
-    program, notes = _prepared(replace(program, source=given), mode, chip, options)
     taught = options.distill if options.distill is not None else float(samples.labels is None)
+    options.check_effect(mode, program.spec, drawn=chips is not None, distill=taught)
+    if mode == "aware" and chips is not None:
+        raise DataError("chips", "must not be given to the mode aware, which has one chip", hint="give it as chip")
+    program, notes = _prepared(replace(program, source=given), mode, chip, options)
     if teacher is not None and not taught:
         raise DataError("teacher", "must be given with distillation", hint="distill a share of the loss: --distill 0.5")
     taught_by = source if teacher is None else load_model(teacher)
+    first, *others = [info.name for info in program.tables.outputs]
+    if others and not taught:
+        notes.append(f"labels teach the output {first!r} alone; a share of distillation teaches all")
     writers = _Writers(metrics, tensorboard)
     tuner = Tuner(
         program,
@@ -205,6 +217,7 @@ def finetune(
         device=device,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         marks=taught_by.sha256 if taught else "",
+        start=None if start is None else Path(start),
     )
     tuned = tuner.run(progress, writers.write)
     written = rewrite(program, tuned.weights, tuned.biases)
@@ -224,9 +237,20 @@ def held_out(samples: Dataset, options: TuneOptions, seed: int) -> npt.NDArray[n
     return of_samples(samples, options, seed)
 
 
+def is_model_of(program: TileProgram, path: Path) -> bool:
+    """Whether a file is the model that a program was compiled from."""
+    try:
+        return path.exists() and load_model(path).sha256 == program.tables.model_sha256
+    except XbarcError:
+        return False
+
+
 def _check_samples(samples: Dataset, options: TuneOptions) -> None:
     if not len(samples):
         raise DataError("data", "must have samples to learn from")
+    if options.patience < options.epochs and not options.held_out(len(samples)):
+        hint = "hold some out (--validation)"
+        raise DataError("patience", "must have samples held out that show progress", got=options.patience, hint=hint)
     if samples.fixed_batch not in (None, options.batch):
         requirement = f"must be {samples.fixed_batch}, the fixed batch of the model"
         raise DataError("batch", requirement, got=options.batch, hint="or export the model with an open batch")
@@ -247,7 +271,8 @@ def _prepared(
         raise ProgramError(
             "program", "must not be mapped around the failures of one chip to be tuned for all", hint=hint
         )
-    again = CompileOptions(predistort=False, robust=False)
+    replicas = max(layer.replicas for layer in program.tables.layers)
+    again = CompileOptions(predistort=False, robust=False, replicas=replicas, share_arrays=share_of(program))
     if mode == "aware" and program.faults is None:
         if chip is None:
             hint = "give it with --chip, or tune a program that was mapped"
@@ -275,6 +300,11 @@ def _teacher(program: TileProgram, model: SourceModel, device: str) -> "Teacher 
     ):
         if not wanted <= {*found}:
             raise DataError("teacher", f"must have the program's {kind}: {', '.join(sorted(wanted))}", got=[*found])
+    own = {info.name: info.shape for info in (*program.tables.inputs, *program.tables.outputs)}
+    for info in (*opened.inputs, *(opened.outputs[name] for name in names)):
+        if info.name in own and not _alike(info.shape, own[info.name]):
+            shapes = f"{info.name!r} in a shape that the program has, ({', '.join(map(str, own[info.name]))})"
+            raise DataError("teacher", f"must have {shapes}", got=f"({', '.join(map(str, info.shape))})")
 
     if not device.startswith("cpu"):
         from runtime.host_torch import untranslatable
@@ -289,6 +319,14 @@ def _teacher(program: TileProgram, model: SourceModel, device: str) -> "Teacher 
         return [found[name] for name in names]
 
     return outputs
+
+
+def _alike(shape: Shape, wanted: Shape) -> bool:
+    """Whether a shape may be a program's; one with a fixed batch is not that of a program with an open one."""
+    return len(shape) == len(wanted) and all(
+        one == other or isinstance(one, str) or (isinstance(other, str) and axis > 0)
+        for axis, (one, other) in enumerate(zip(shape, wanted, strict=True))
+    )
 
 
 class _Writers:

@@ -50,6 +50,27 @@ def tensor_of(proto: onnx.TensorProto) -> torch.Tensor:
         raise ModelError(f"constant {proto.name!r}", f"does not hold what its shape says ({error})") from None
 
 
+_STRAIGHT = "xbarc_straight_through"
+
+
+def go_straight(whole: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Let what reads whole numbers as `straightened` see the real ones that they equal, with their gradient."""
+    if real.requires_grad:
+        setattr(whole, _STRAIGHT, real)
+    return whole
+
+
+def straightened(whole: torch.Tensor) -> torch.Tensor | None:
+    """The real numbers that `go_straight` put behind these whole ones; None where it did not."""
+    found: torch.Tensor | None = getattr(whole, _STRAIGHT, None)
+    return found
+
+
+def follows(value: torch.Tensor) -> bool:
+    """Whether a gradient is taken to a value."""
+    return value.requires_grad or straightened(value) is not None
+
+
 @dataclass(frozen=True)
 class HostNode:
     """One ONNX node with its attributes parsed.

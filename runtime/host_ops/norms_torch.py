@@ -1,10 +1,20 @@
 """Normalisations, and the quantisers that stand between digital layers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.host_ops.node_torch import HostNode, only_integer, only_outputs, refuse_any, translates
+from runtime.host_ops.node_torch import (
+    HostNode,
+    go_straight,
+    only_integer,
+    only_outputs,
+    refuse_any,
+    straightened,
+    translates,
+)
 
 
 def _by_channel(values: Tensor, x: Tensor, axis: int = 1) -> Tensor:
@@ -106,23 +116,45 @@ def _refuse_quantiser(node: HostNode) -> str:
     return ""
 
 
+class _StraightRound(torch.autograd.Function):
+    """Rounds half to even; the gradient goes straight through."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        """The whole numbers."""
+        return torch.round(x)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        """That of the whole numbers."""
+        return gradients[0]
+
+
 @translates("QuantizeLinear", refuses=refuse_any(_refuse_quantiser, only_integer("precision", 0, 0, 1)))
 def quantise(node: HostNode, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    """Rounds half to even and saturates; its gradient is zero. Scale and zero point per tensor or per ``axis``."""
+    """Rounds half to even and saturates. Scale and zero point per tensor or per ``axis``.
+
+    To a node that dequantises what it gives, the gradient goes straight through the rounding, and stops where it
+    saturates (Bengio et al., arXiv:1308.3432).
+    """
     declared = torch.int8 if node.integer("output_dtype", _UINT8) == _INT8 else torch.uint8
     target = declared if zero is None else zero.dtype
     if target not in _QUANTISED:
         raise node.error(f"quantises to {target}, where only uint8 and int8 are translated")
     axis = node.integer("axis", 1)
-    steps = torch.round(x / _scale(scale, x, axis))
+    steps: Tensor = _StraightRound.apply(x / _scale(scale, x, axis))  # type: ignore[no-untyped-call]
     offset = 0 if zero is None else _scale(zero, x, axis).to(x.dtype)
-    return torch.clamp(steps + offset, *_QUANTISED[target]).to(target)
+    real = torch.clamp(steps + offset, *_QUANTISED[target])
+    return go_straight(real.detach().to(target), real)
 
 
 @translates("DequantizeLinear", refuses=_refuse_quantiser)
 def dequantise(node: HostNode, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """``(x - zero) scale``, per tensor or per ``axis``."""
     axis = node.integer("axis", 1)
+    real = straightened(x)
+    if real is not None:
+        return (real if zero is None else real - _scale(zero, x, axis).to(real.dtype)) * _scale(scale, x, axis)
     steps = x if zero is None else x.int() - _scale(zero, x, axis).int()
     return steps.to(scale.dtype) * _scale(scale, x, axis)
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import pytest
 
-from hwspec.atomic import write_atomically
+from hwspec.atomic import write_atomically, write_together
 
 
 def hello(stream: BinaryIO) -> None:
@@ -25,6 +25,24 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None
         write_atomically(path, stop)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_files_are_replaced_together(tmp_path: Path) -> None:
+    """All of them or none, wherever one fails."""
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path in paths[:2]:
+        path.write_bytes(b"old")
+
+    def stop(stream: BinaryIO) -> None:
+        hello(stream)
+        raise OSError("full")
+
+    for failing in range(3):
+        with pytest.raises(OSError, match="full"):
+            write_together([(path, stop if number == failing else hello) for number, path in enumerate(paths)])
+        assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"old"] * 2
+    write_together([(path, hello) for path in paths])
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"hello"] * 3
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 """Random changes of training images: what moves, what goes, and what stays."""
 
+import math
+from typing import Any
+
+import pytest
 import torch
 
+from hwspec.errors import DataError
 from runtime.augment_torch import Augmentation, augment
 
 
@@ -32,6 +37,30 @@ def test_a_square_of_each_image_is_erased() -> None:
         assert (gone[:, 0].sum((1, 2)) == rows.sum(1) * columns.sum(1)).all()
     assert gone[:, 0].any(0).all()
     assert torch.equal(images, torch.ones(200, 3, 10, 12))
+
+
+WRONG: dict[str, tuple[object, ...]] = {
+    "shift": (-1.0, math.nan, math.inf, 1e30, "2", True),
+    "rotate": (-1.0, 181.0, math.nan),
+    "zoom": (-0.1, 1.0, 5.0, math.nan),
+    "crop": (-2, 1.5, True),
+    "erase": (-1, 2.0),
+    "flip": (1,),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_changes_that_are_none_are_refused(name: str) -> None:
+    for value in WRONG[name]:
+        with pytest.raises(DataError, match=f"augmentation {name} must be"):
+            Augmentation(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"shift": 8.0}, {"crop": 8}, {"erase": 9}], ids=str)
+def test_changes_that_leave_nothing_of_an_image_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"must be at most [78] pixels for the images of input 'x'"):
+        Augmentation(**change).check("x", (5, 3, 8, 12))
+    Augmentation(**{name: value - 1 for name, value in change.items()}).check("x", (5, 3, 8, 12))
 
 
 def test_augmentation_without_change_gives_the_images() -> None:

@@ -26,10 +26,12 @@ from runtime import finetune_torch
 from runtime.finetune_torch import Tuned, Tuner
 from runtime.losses_torch import Loss
 from runtime.program import TileProgram
+from runtime.tune_checkpoint_torch import _digest as checkpoint_digest
 from runtime.tuning import Mode, TuneOptions
 from xbarc.data.load import Dataset
 
 ROOT = Path(__file__).parents[2]
+SHORT = TuneOptions(epochs=1, batch=16, distill=1.0)
 OPTIONS = TuneOptions(epochs=3, batch=16, learning_rate=0.02, average=0.6, resample=2)
 WIRED: dict[str, object] = {"array.r_word": 2.0}
 
@@ -186,7 +188,8 @@ def edited(data: bytes, change: Callable[[dict[str, torch.Tensor], dict[str, Any
     notes = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["notes"])
     tensors = load(data)
     change(tensors, notes)
-    return save(tensors, {"notes": json.dumps(notes)})
+    text = json.dumps(notes)
+    return save(tensors, {"notes": text, "sha256": checkpoint_digest(text, tensors)})
 
 
 Tensors = dict[str, torch.Tensor]
@@ -200,6 +203,11 @@ EDITS: dict[str, Callable[[Tensors, dict[str, Any]], object]] = {
     "no history": lambda _tensors, notes: notes.pop("history"),
     "another history": lambda _tensors, notes: notes.update({"history": []}),
     "history of text": lambda _tensors, notes: notes.update({"history": "x"}),
+    "an accuracy of text": lambda _tensors, notes: notes["history"][0].update({"accuracy": "x"}),
+    "no loss": lambda _tensors, notes: notes["history"][0].update({"loss": None}),
+    "a best epoch to come": lambda _tensors, notes: notes["progress"].update({"best_epoch": 99}),
+    "steps of no epoch": lambda _tensors, notes: notes["progress"].update({"step": 10**9}),
+    "no step yet": lambda _tensors, notes: notes["progress"].update({"step": 0}),
 }
 """Of a checkpoint that keeps its fingerprint."""
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {
@@ -225,15 +233,25 @@ def test_damaged_files_are_told(damage: str, whole: bytes, tmp_path: Path) -> No
 def test_notes_of_another_kind_are_no_run_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
     path.write_bytes(save({"x": torch.zeros(1)}, {"notes": "[1, 2]"}))
-    with pytest.raises(DataError, match="belongs to another run"):
+    with pytest.raises(DataError, match="is not a checkpoint of fine-tuning"):
         tuner(path)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_changed_numbers_are_told(share: float, whole: bytes, tmp_path: Path) -> None:
+    """Wherever they are: what would be the result may not be what was trained."""
+    path, data = tmp_path / "run.ckpt", bytearray(whole)
+    data[int(share * len(data))] ^= 1
+    path.write_bytes(data)
+    for own, start in ((path, None), (None, path)):
+        with pytest.raises(DataError, match="is not a checkpoint of fine-tuning, or is damaged"):
+            tuner(own, start=start)
 
 
 @pytest.mark.parametrize("at", range(0, 100, 9))
 def test_no_byte_of_a_checkpoint_can_be_changed_to_end_in_an_internal_error(
     at: int, whole: bytes, tmp_path: Path
 ) -> None:
-    """What holds numbers may change; every other change is told."""
     path, data = tmp_path / "run.ckpt", bytearray(whole)
     generator = np.random.default_rng(at)
     for place in generator.integers(0, min(len(data), 4000), 5):
@@ -246,6 +264,33 @@ def test_no_byte_of_a_checkpoint_can_be_changed_to_end_in_an_internal_error(
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
         tuner(tmp_path)
+
+
+# -- another run's weights ------------------------------------------------------------------------------------------
+
+
+def test_a_run_begins_with_the_best_weights_of_another(tmp_path: Path) -> None:
+    """Whatever its options were; and its own checkpoint knows where it began."""
+    path, own = tmp_path / "run.ckpt", tmp_path / "own.ckpt"
+    first = tuner(path).run()
+    still = replace(OPTIONS, learning_rate=0.0, average=0.0, epochs=1)
+    found = tuner(own, still, start=path).run()
+    for kind in ("weights", "biases"):
+        for name, values in getattr(first, kind).items():
+            np.testing.assert_array_equal(getattr(found, kind)[name], values)
+    assert_same(tuner(own, still, start=path).run(), found)
+    with pytest.raises(DataError, match="belongs to another run"):
+        tuner(own, still)
+
+
+def test_weights_of_other_layers_are_no_start(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    tuner(path, program=cases.program_of(None, cases.regressor()), data=Dataset(blobs(64).inputs), options=SHORT,
+          teacher=lambda feeds: [feeds["x"][:, :1]]).run()  # fmt: skip
+    with pytest.raises(DataError, match="must hold weights of the layers that the program has"):
+        tuner(None, start=path)
+    with pytest.raises(DataError, match=r"cannot be read \(No such file"):
+        tuner(None, start=tmp_path / "nowhere")
 
 
 # -- no space left --------------------------------------------------------------------------------------------------

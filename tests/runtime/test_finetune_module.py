@@ -75,7 +75,7 @@ def test_parameters_are_the_layers_weights_and_biases() -> None:
         np.testing.assert_array_equal(weight.detach().numpy(), program.weights[name])
 
 
-@pytest.mark.parametrize("change", ["optimizer", "copy_", "data"])
+@pytest.mark.parametrize("change", ["optimizer", "copy_", "data", "data in place"])
 def test_weights_that_changed_are_written_before_they_run(change: str) -> None:
     """However they were changed, the module runs the program that it says it holds."""
     model = two_matmuls()
@@ -89,6 +89,8 @@ def test_weights_that_changed_are_written_before_they_run(change: str) -> None:
             torch.optim.SGD(module.parameters(), 0.1).step()
         elif change == "copy_":
             module.weights[0].copy_(0.5 * module.weights[0])
+        elif change == "data in place":
+            module.weights[0].data *= 0.5
         else:
             module.weights[0].data = 0.5 * module.weights[0].data
     found = module(x).detach().numpy()
@@ -96,6 +98,39 @@ def test_weights_that_changed_are_written_before_they_run(change: str) -> None:
     wanted = xbarc.simulate(module.program, chip, seed=3, without=["read_noise"])(x.numpy())[0]
     np.testing.assert_array_equal(found, wanted)
     np.testing.assert_array_equal(module(x).detach().numpy(), found)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """Shapes that would be merged into another number of samples, arrays, and weights that are no numbers."""
+    model = two_matmuls()
+    module = xbarc.to_torch(compile_small(model))
+    x = torch.from_numpy(model.inputs(0))
+    for wrong, message in (
+        (x[:, :-1], r"must have shape \("),
+        (x.reshape(-1), r"must have shape \("),
+        (x.numpy(), "must be a torch tensor, not 'ndarray'; torch.from_numpy makes one"),
+        ({"z": x}, "inputs must be "),
+    ):
+        with pytest.raises(DataError, match=message):
+            module(wrong)
+    with torch.no_grad():
+        module.weights[0][0, 0, 0] = torch.nan
+    with pytest.raises(DataError, match="weights of layer 'first' must be finite"):
+        module(x)
+
+
+def test_a_copy_is_a_module_of_its_own() -> None:
+    """As torch's averages of models make it."""
+    model = two_matmuls()
+    program = compile_small(model, small_spec(FAULTY))
+    module = xbarc.to_torch(program, Chip.sample(program.spec, program.arrays, 2), seed=3, without=["read_noise"])
+    x = torch.from_numpy(model.inputs(0))
+    before = module(x).detach()
+    averaged = torch.optim.swa_utils.AveragedModel(module)
+    with torch.no_grad():
+        module.weights[0].mul_(0.5)
+    torch.testing.assert_close(averaged(x).detach(), before, rtol=0, atol=0)
+    assert not torch.equal(module(x).detach(), before)
 
 
 def test_backward_passes_without_a_step_add_up() -> None:

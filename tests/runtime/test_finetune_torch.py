@@ -16,7 +16,7 @@ import xbarc
 from hwspec.chip import Chip
 from hwspec.errors import DataError
 from hwspec.spec import HardwareSpec
-from runtime.finetune_torch import Tuned, Tuner, held_out, with_rates
+from runtime.finetune_torch import Tuned, Tuner, held_out
 from runtime.processes_torch import Processes, is_first
 from runtime.program import TileProgram
 from runtime.rewrite import reachable_weights, rewrite
@@ -137,17 +137,17 @@ def test_all_failures_have_the_factor_and_devices_fail_once_at_most() -> None:
         "failures.clusters.rate": 0.01,
     }
     spec = HardwareSpec.preset("rram-128").with_fields(fields)
-    half = with_rates(spec, 0.5)
+    half = spec.with_failure_rates(0.5)
     assert (half.failures.unformed.rate, half.failures.stuck_lrs.rate) == (0.1, 0.05)
     assert (half.failures.lines.word_failed, half.failures.clusters.rate) == (0.2, 0.005)
     assert half.failures.stuck_hrs.rate == 0
-    most = with_rates(spec, 100).failures
+    most = spec.with_failure_rates(100).failures
     assert most.unformed.rate == pytest.approx(2 * most.stuck_lrs.rate)
     assert most.unformed.rate + most.stuck_lrs.rate == pytest.approx(1)
     assert most.lines.word_failed <= 1
-    assert with_rates(spec, 1) is spec
+    assert spec.with_failure_rates(1) is spec
     none = HardwareSpec.preset("rram-128")
-    assert with_rates(none, 3).failures == none.failures
+    assert none.with_failure_rates(3).failures == none.failures
 
 
 @pytest.mark.parametrize("resample", [1, 3])
@@ -383,6 +383,7 @@ CHANGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "average": (0.0, {}),
     "distill": (0.5, {}),
     "temperature": (5.0, {"distill": 1.0}),
+    "distance": ("squared", {"distill": 1.0}),
     "smoothing": (0.3, {}),
     "rates": ((0.0, 0.5), {}),
     "ramp": (2.0, {}),

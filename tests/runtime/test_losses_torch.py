@@ -70,6 +70,34 @@ def test_a_probability_of_zero_has_a_finite_loss_and_gradient() -> None:
     assert torch.isfinite(shares.grad).all()
 
 
+def test_all_outputs_are_taught() -> None:
+    """Rows of class scores by divergence, others by their squares; or all one way, where that is asked for."""
+    outs = [torch.randn(6, one, generator=GENERATOR) for one in (4, 3, 1)]
+    truths = [torch.randn(6, one, generator=GENERATOR) for one in (4, 3, 1)]
+    squares = [float(((a - b) ** 2).mean() / (b**2).mean()) for a, b in zip(outs, truths, strict=True)]
+    shares = []
+    for out, truth in zip(outs, truths, strict=True):
+        found, wanted = (functional.log_softmax(one / 2, 1) for one in (out, truth))
+        shares.append(4 * float(functional.kl_div(found, wanted, log_target=True, reduction="batchmean")))
+    sums = {"auto": [*shares[:2], squares[2]], "squared": squares}
+    for distance, terms in sums.items():
+        loss = Loss(TuneOptions(distill=1.0, distance=distance), labelled=False)  # type: ignore[arg-type]
+        assert float(loss(outs, None, truths)) == pytest.approx(sum(terms), rel=1e-5)
+        assert loss.teaches(outs) == [0, 1, 2]
+    loss = Loss(TuneOptions(distance="divergence"), labelled=False)
+    assert float(loss(outs[:2], None, truths[:2])) == pytest.approx(sum(shares[:2]), rel=1e-5)
+    with pytest.raises(DataError, match=r"outputs must have a row of class scores .* not \(6, 1\); --distance squared"):
+        loss(outs, None, truths)
+    assert Loss(TuneOptions(), labelled=True).teaches(outs) == [0]
+
+
+def test_a_teacher_of_other_shapes_is_refused() -> None:
+    loss = Loss(TuneOptions(distill=0.5), labelled=True)
+    for classes in (1, 3, 8):
+        with pytest.raises(DataError, match=r"teacher must give output 1 in the program's shape, \(6, 4\), not \(6, "):
+            loss([SCORES], LABELS, [torch.zeros(6, classes)])
+
+
 def test_other_outputs_are_compared_by_their_squares() -> None:
     """Summed over the outputs, each over the size of the original's; numbers without a fraction are left out."""
     outs = [torch.randn(5, 2, 3, generator=GENERATOR), torch.arange(5), torch.randn(5, 1, generator=GENERATOR)]

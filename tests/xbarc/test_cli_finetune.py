@@ -145,6 +145,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str, Any]] = {
     "average": (("--average", 0.2), "average", 0.2),
     "distill": (("--distill", 0.7), "distill", 0.7),
     "temperature": (("--temperature", 3), "temperature", 3.0),
+    "distance": (("--distance", "squared"), "distance", "squared"),
     "smoothing": (("--smoothing", 0.1), "smoothing", 0.1),
     "rates": (("--rates", "0.5,2"), "rates", (0.5, 2.0)),
     "ramp": (("--ramp", 1.5), "ramp", 1.5),
@@ -166,6 +167,7 @@ PASSED: dict[str, tuple[tuple[object, ...], str, Any]] = {
     "only": (("--only", "spread,failures"), "only", ["spread", "failures"]),
     "without": (("--without", "adc"), "without", ["adc"]),
     "model": (("--model", "m.onnx"), "model", "m.onnx"),
+    "start": (("--start", "s.ckpt"), "start", "s.ckpt"),
     "checkpoint": (("--checkpoint", "c.ckpt"), "checkpoint", "c.ckpt"),
     "metrics": (("--metrics", "m.csv"), "metrics", "m.csv"),
     "tensorboard": (("--tensorboard", "logs"), "tensorboard", "logs"),
@@ -243,11 +245,12 @@ def test_which_samples(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise Stopped("test", "ends here")
 
     monkeypatch.setattr("xbarc.finetuning.finetune", stop)
+    run_xbarc(*digits)
     run_xbarc(*digits, "--split", "train")
     run_xbarc(*digits, "--split", "test")
     run_xbarc(*digits, "--split", "test", "--normalize", "0.5,0.25")
-    assert lengths == [1437, 360, 360]
-    assert means[2] == pytest.approx((means[1] - 0.5) / 0.25, rel=1e-3)
+    assert lengths == [1437, 1437, 360, 360]
+    assert means[3] == pytest.approx((means[2] - 0.5) / 0.25, rel=1e-3)
     ended = run_xbarc(*digits, "--split", "train", "--test", "digits", "--test-split", "fourth")
     assert "'fourth'" in ended.stderr
 

@@ -1,12 +1,14 @@
 """Evaluation: the metric is what it says, layer by layer and as a whole."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 import xbarc
+from compiler.compile import CompileOptions
 from xbarc.data.load import Dataset, load_data
 
 MODEL = Path(__file__).parents[2] / "models" / "digits-cnn" / "model.onnx"
@@ -43,6 +45,19 @@ def test_columns_are_re_estimated_as_a_simulation_does(data: Dataset) -> None:
     assert shares[1] > shares[0] + 0.1
     reference = xbarc.simulate(program, chip, seed=4, reestimate=few.inputs, engine="reference")
     assert (reference(few.inputs)[0].argmax(1) == other(few.inputs)[0].argmax(1)).mean() > 0.95
+
+
+def test_good_chips_and_single_layers_are_re_estimated_too(data: Dataset) -> None:
+    """A drop compares like with like: without a failed device it is none, whatever re-estimation gains."""
+    spec = xbarc.HardwareSpec.preset("wan2022").with_fields({"failures.stuck_hrs.rate": 1e-9})
+    program = xbarc.compile(MODEL, spec=spec, calibration=data, options=CompileOptions(robust=False))
+    few, test = data.take(np.arange(100)), data.take(np.arange(100, 300))
+    options: dict[str, Any] = {"chips": 2, "seed": 4, "time": 172800.0, "drop": True, "by_layer": True}
+    plain, found = (xbarc.evaluate(program, test, **options, reestimate=inputs) for inputs in (None, few))
+    assert plain.good_chips == plain.chips
+    assert found.good_chips == found.chips
+    assert found.chips != plain.chips
+    assert [one.value for one in found.by_layer] != [one.value for one in plain.by_layer]
 
 
 def test_relative_error_without_labels_falls_with_resolution(data: Dataset) -> None:

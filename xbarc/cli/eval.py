@@ -100,6 +100,7 @@ def eval_(
             "split": reestimate_split,
             "normalize": normalize,
             "limit": reestimate_limit or REESTIMATION,
+            "learning": True,
         }
         typical = None if reestimate is None else read_samples(loaded, reestimate, advance, seed=seed, **reading)
         report = evaluate(

@@ -28,6 +28,8 @@ from xbarc.cli.output import emit_json, note, progress_bar, say
 from xbarc.cli.reading import read_samples
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from runtime.augmentation import Augmentation
     from xbarc.eval_report import EvalReport
 
@@ -61,6 +63,10 @@ def finetune_(
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of distillation.")] = 2.0,
     teacher: Annotated[_Text, typer.Option(help="ONNX model to distil from; default: the program's own.")] = None,
+    distance: Annotated[
+        str,
+        typer.Option(help="Distillation compares by: auto, divergence (of classes), squared (error)."),
+    ] = "auto",
     smoothing: Annotated[float, typer.Option(help="Share of each label spread over all classes.")] = 0.0,
     rates: Annotated[
         str, typer.Option(help="FROM,TO: each step multiplies the rates of failures by a number drawn from these.")
@@ -81,6 +87,9 @@ def finetune_(
     only: Only = None,
     without: Without = None,
     model: ModelPath = None,
+    start: Annotated[
+        _Text, typer.Option(help="Checkpoint of an earlier run, whose best weights this one begins with.")
+    ] = None,
     checkpoint: Annotated[_Text, typer.Option(help="File that a killed run goes on from.")] = None,
     metrics: Annotated[_Text, typer.Option(help="A row an epoch: .csv or .json.")] = None,
     tensorboard: Annotated[_Text, typer.Option(help="Folder of logs for TensorBoard.")] = None,
@@ -89,21 +98,24 @@ def finetune_(
     json: Json = False,
 ) -> None:
     """Train a program's weights on the chips that it runs on, and compile the tuned model onto the same tiles."""
-    from hwspec.atomic import write_atomically
     from runtime.processes_torch import is_first
     from runtime.tuning import TuneOptions
     from xbarc.api import load
     from xbarc.evaluation import evaluate
-    from xbarc.finetuning import finetune, held_out
+    from xbarc.finetuning import finetune, held_out, is_model_of
 
     written = output or str(Path(program).with_name(f"{Path(program).stem}-tuned.xbar"))
-    path = output_path(written, keep=program)
-    onnx_path = output_path(onnx or str(Path(written).with_suffix(".onnx")), keep=model)
+    onnx_written = onnx or str(Path(written).with_suffix(".onnx"))
+    path, onnx_path = output_path(written, keep=program), output_path(onnx_written, keep=model)
     if onnx_path.resolve() in (path.resolve(), Path(program).resolve()):
         raise DataError(f"output {onnx_path}", "must be another file than the program", hint="name it with --onnx")
-    for kept in (checkpoint, metrics):
-        if kept is not None:
-            output_path(kept, keep=program)
+    outputs = {"-o": written, "--onnx": onnx_written, "--checkpoint": checkpoint, "--metrics": metrics}
+    _check_apart(outputs, (program, data, test, model, teacher, chip, start))
+    if test_split is not None and test is None:
+        raise DataError("--test-split", "must be given with --test")
+    if test is not None and _samples(test, test_split, "test") == _samples(data, split, "train"):
+        hint = "leave it out to evaluate on samples held out"
+        raise DataError("--test", "must be other data than what is learnt from", got=test, hint=hint)
     options = TuneOptions(
         epochs=epochs,
         batch=batch,
@@ -114,6 +126,7 @@ def finetune_(
         average=average,
         distill=distill,
         temperature=temperature,
+        distance=distance,  # type: ignore[arg-type]
         smoothing=smoothing,
         rates=_pair(rates),
         ramp=ramp,
@@ -128,14 +141,18 @@ def finetune_(
         augmentation=parse_augmentation(augment),
     )
     loaded = load(program)
+    if is_model_of(loaded, onnx_path):
+        hint = "name another file with --onnx"
+        raise DataError(f"output {onnx_path}", "is the model that the program was compiled from", hint=hint)
     given = chip_to_map_for(chip, chip_seed, 0, loaded.spec, lambda: loaded.arrays)
     at = given or (loaded.nominal_chip if mode == "aware" and loaded.faults is not None else None)
     effects: dict[str, Any] = {"only": parse_names(only), "without": parse_names(without) or []}
     with progress_bar("fine-tuning", quiet=json) as advance:
-        samples = read_samples(loaded, data, advance, split=split, normalize=normalize, limit=limit, seed=seed)
+        reading: dict[str, Any] = {"normalize": normalize, "seed": seed}
+        samples = read_samples(loaded, data, advance, split=split, limit=limit, learning=True, **reading)
         judged = samples.take(held_out(samples, options, seed))
         if test is not None:
-            judged = read_samples(loaded, test, advance, split=test_split, normalize=normalize, limit=None, seed=seed)
+            judged = read_samples(loaded, test, advance, split=test_split, limit=None, **reading)
 
         def measured(what: str, one: Any) -> "EvalReport | None":
             if not chips or not len(judged):
@@ -159,6 +176,7 @@ def finetune_(
             ranges=ranges,
             seed=seed,
             device=device,
+            start=start,
             checkpoint=checkpoint,
             metrics=metrics,
             tensorboard=tensorboard,
@@ -166,14 +184,13 @@ def finetune_(
             **effects,
         )
         after = measured("after", result.program)
+    if test is not None and not chips:
+        note("--chips 0 leaves out the evaluation that --test is for")
+    if chips and not len(judged):
+        note("no samples are held out, so the program is evaluated neither before nor after: give --test")
     if not is_first():  # of several processes that hold the same
         return
-    content = result.model.SerializeToString(deterministic=True)
-    try:
-        write_atomically(onnx_path, lambda stream: _put(stream.write, content))
-    except OSError as error:
-        raise DataError(f"output {onnx_path}", f"cannot be written ({error.strerror})") from None
-    result.program.save(path)
+    result.program.save(path, {onnx_path: result.model.SerializeToString(deterministic=True)})
     seconds = sum(row.seconds for row in result.history)
     if json:
         reports = {"before": before, "after": after}
@@ -204,8 +221,25 @@ def finetune_(
     say(f"kept the weights of epoch {result.best_epoch}; written to {written} and {onnx_path} ({seconds:.1f} s)")
 
 
-def _put(write: Any, content: bytes) -> None:
-    write(content)
+def _check_apart(outputs: "Mapping[str, str | None]", inputs: "Iterable[str | None]") -> None:
+    """Refuse to write one file twice, or over what is read."""
+    read = [one for one in inputs if one is not None]
+    taken: dict[Path, str] = {}
+    for name, given in outputs.items():
+        if given is None:
+            continue
+        for one in read:
+            output_path(given, keep=one)
+        other = taken.setdefault(output_path(given).resolve(), name)
+        if other != name:
+            raise DataError(f"output {given}", f"must be another file than that of {other}", hint=f"see {name}")
+
+
+def _samples(source: str, split: str | None, usual: str) -> tuple[Path, str]:
+    """What tells data apart: where they lie, and which split of them is read; `usual` is that of a built-in set."""
+    from xbarc.data.load import BUILT_IN
+
+    return Path(source).resolve(), split or (usual if source in BUILT_IN else "")
 
 
 def _pair(text: str) -> tuple[float, float]:

@@ -19,8 +19,9 @@ def read_samples(
     normalize: str | None,
     limit: int | None,
     seed: int,
+    learning: bool = False,
 ) -> "Dataset":
-    """The samples that ``--data`` and the options beside it name, for the inputs of a program."""
+    """The samples that ``--data`` and the options beside it name, for the inputs of a program; see `load_data`."""
     from xbarc.data.load import load_data
 
     return load_data(
@@ -30,5 +31,6 @@ def read_samples(
         normalize=parse_normalize(normalize),
         limit=limit,
         seed=seed,
+        learning=learning,
         progress=lambda done, total: advance("reading", done, total),
     )

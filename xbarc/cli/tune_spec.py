@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -127,7 +127,7 @@ def tune_spec_(
             data=None if data is None else functools.partial(_read, data, split, scale, images, seed, advance),
             calibration=None
             if calib is None
-            else functools.partial(_read, calib, calib_split, scale, _CALIBRATION, seed, advance),
+            else functools.partial(_read, calib, calib_split, scale, _CALIBRATION, seed, advance, learning=True),
             fixed=fixed,
             metric=_METRICS[metric],  # type: ignore[arg-type]  # checked there
             chips=chips,
@@ -167,13 +167,16 @@ def _read(
     seed: int,
     advance: Callable[[str, int, int | None], None],
     inputs: "Sequence[TensorInfo]",
+    *,
+    learning: bool = False,
 ) -> "Dataset":
     from xbarc.data.load import load_data
 
     def told(done: int, total: int) -> None:
         advance("reading", done, total)
 
-    return load_data(source, inputs, split=split, normalize=normalize, limit=limit, seed=seed, progress=told)
+    chosen: dict[str, Any] = {"split": split, "normalize": normalize, "limit": limit, "seed": seed}
+    return load_data(source, inputs, learning=learning, progress=told, **chosen)
 
 
 def _print(report: "ExploreReport") -> None:

@@ -100,6 +100,7 @@ def load_data(
     normalize: Normalize | None = None,
     limit: int | None = None,
     seed: int = 0,
+    learning: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read data and check it against the inputs of a model.
@@ -113,7 +114,7 @@ def load_data(
     inputs
         The inputs of the model.
     split
-        Sub-folder of an image folder; ``train`` or ``test`` (default) of a built-in set.
+        Sub-folder of an image folder; ``train`` or ``test`` of a built-in set.
     normalize
         Mean and standard deviation, one a channel or one for all: images in [0, 1] become ``(x - mean) / std``.
     limit
@@ -121,6 +122,9 @@ def load_data(
         The subset of a smaller limit is part of that of a larger one.
     seed
         Chooses the subset.
+    learning
+        Whether something is learnt or set by the samples: of a built-in set, these are then those of ``train`` where no
+        split is named, else those of ``test``.
     progress
         Called with the number of images decoded and the number in all.
 
@@ -144,7 +148,7 @@ def load_data(
         return _finish(_from_arrays(arrays, inputs), limit, seed)
     path = Path(source)
     if source in BUILT_IN:
-        return _finish(_digits(inputs, split or "test", normalize), limit, seed)
+        return _finish(_digits(inputs, split or ("train" if learning else "test"), normalize), limit, seed)
     with reading(f"data '{path}'"):
         found = path.exists()
     if not found:
