@@ -186,6 +186,8 @@ class CrossbarModule(nn.Module):
         )
         copied._pulses = self._pulses
         copied.load_state_dict(self.state_dict())
+        for own, other in zip(copied.parameters(), self.parameters(), strict=True):
+            own.requires_grad_(other.requires_grad)
         memo[id(self)] = copied
         return copied.train(self.training)
 

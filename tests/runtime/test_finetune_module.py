@@ -126,7 +126,9 @@ def test_a_copy_is_a_module_of_its_own() -> None:
     module = xbarc.to_torch(program, Chip.sample(program.spec, program.arrays, 2), seed=3, without=["read_noise"])
     x = torch.from_numpy(model.inputs(0))
     before = module(x).detach()
+    module.weights[1].requires_grad_(False)
     averaged = torch.optim.swa_utils.AveragedModel(module)
+    assert [one.requires_grad for one in averaged.module.weights] == [True, False]
     with torch.no_grad():
         module.weights[0].mul_(0.5)
     torch.testing.assert_close(averaged(x).detach(), before, rtol=0, atol=0)
