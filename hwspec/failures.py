@@ -14,6 +14,12 @@ DEVIATIONS = 3.0
 """Standard deviations at which normal distributions of failed conductances end: a failure state is bounded."""
 
 
+_NEARLY_ALL = 1 - 1e-9
+"""Of rates that are to be at most 1 together, after rounding too."""
+_CLUSTERS = 1e4
+"""Clusters an array, at most."""
+
+
 class State(IntEnum):
     """State of a device, as fault maps code it."""
 
@@ -63,7 +69,7 @@ class FailureState(Section):
 class Clusters(Section):
     """Spots of an array where every device has failed."""
 
-    rate: Number = Field(default=0.0, ge=0, le=1e4, description="mean number of clusters an array (Poisson)")
+    rate: Number = Field(default=0.0, ge=0, le=_CLUSTERS, description="mean number of clusters an array (Poisson)")
     radius: Number = Field(default=1.5, gt=0, le=1e4, description="of a cluster, in devices")
     state: FailedName = Field(default="unformed", description="of its devices")
 
@@ -161,6 +167,24 @@ class Failures(Section):
     allow_unbounded: bool = Field(
         default=False, description="whether failures may push weights further than that (the report says how far)"
     )
+
+    def rates_times(self, factor: float) -> dict[str, float]:
+        """Rates of devices, lines and clusters that are not 0 times a factor, by dotted name, each within its bounds.
+
+        Rates that exclude each other keep their ratio: those of the four states, and the two of a kind of line.
+        """
+        groups = [{f"{State(state).name.lower()}.rate": section.rate for state, section in self.states()}]
+        lines = self.lines.model_dump()
+        groups += [
+            {f"lines.{name}": lines[name] for name in lines if name.startswith(kind)} for kind in ("word", "bit")
+        ]
+        found: dict[str, float] = {}
+        for rates in groups:
+            most = _NEARLY_ALL / max(sum(rates.values()), 1e-300)
+            found |= {name: rate * min(factor, most) for name, rate in rates.items() if rate}
+        if self.clusters.rate:
+            found["clusters.rate"] = min(self.clusters.rate * factor, _CLUSTERS)
+        return found
 
     @model_validator(mode="after")
     def _rates_fit(self) -> "Failures":

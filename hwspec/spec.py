@@ -17,7 +17,7 @@ from hwspec.atomic import write_atomically
 from hwspec.costs import Costs, Organisation
 from hwspec.device import Device
 from hwspec.errors import SpecError, shown
-from hwspec.failures import Failures, State
+from hwspec.failures import Failures
 from hwspec.periphery import Periphery
 from hwspec.reach import check_bounded
 from hwspec.scope import EXCLUDED
@@ -227,16 +227,8 @@ class HardwareSpec(BaseModel):
         """A copy with the rates of all failures (devices, lines and clusters) times this factor, at most 1 in all."""
         if factor == 1:
             return self
-        states = {state: section.rate for state, section in self.failures.states()}
-        factor = min(factor, 1 / max(sum(states.values()), 1e-300))
-        update: dict[str, Any] = {
-            f"failures.{State(state).name.lower()}.rate": rate * factor for state, rate in states.items() if rate
-        }
-        lines = self.failures.lines.model_dump()
-        update |= {f"failures.lines.{name}": min(rate * factor, 1.0) for name, rate in lines.items() if rate}
-        if self.failures.clusters.rate:
-            update["failures.clusters.rate"] = self.failures.clusters.rate * factor
-        return self.with_fields(update) if update else self
+        update = self.failures.rates_times(factor)
+        return self.with_fields({f"failures.{name}": rate for name, rate in update.items()}) if update else self
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raise `SpecError` for the first of these dotted names that is no field."""

@@ -166,6 +166,10 @@ class Engine:
 
     def run(self, buffers: dict[str, Any]) -> None:
         """Run all instructions on tensors; `buffers` holds the inputs, and afterwards every buffer still needed."""
+        if torch.is_inference_mode_enabled():  # space that is used again must serve training too
+            with torch.inference_mode(mode=False), torch.no_grad():
+                self.run(buffers)
+            return
         for number in range(len(self._chip.program.tables.instructions)):
             self.step(number, buffers)
 

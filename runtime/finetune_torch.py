@@ -188,7 +188,7 @@ class Tuner:
         labels = None if part.labels is None else torch.from_numpy(part.labels).to(self._device)
         taught = None if self._teacher is None else self._taught(inputs)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+            group["lr"] = options.learning_rate_at(step, self._total)
         self._optimizer.zero_grad()
         try:
             self._write(step)
@@ -216,13 +216,13 @@ class Tuner:
         self._progress.loss += value * len(chosen)
         self._progress.seen += len(chosen)
 
-    def _fail(self, value: float) -> NoReturn:
+    def _fail(self, value: float, what: str | None = None) -> NoReturn:
         kept = ""
         if self._checkpoint is not None and self._checkpoint.exists():
             kept = f"; the last good weights are in {self._checkpoint}: --start begins with them"
         hint = f"lower --lr (now {self._options.learning_rate:g}), raise --warmup, or look for extreme inputs{kept}"
-        where = f"of step {self._progress.step + 1} in epoch {self._progress.epoch + 1}"
-        raise DataError(f"loss {where}", "must be finite, with finite gradients", got=value, hint=hint)
+        what = what or f"loss of step {self._progress.step + 1} in epoch {self._progress.epoch + 1}"
+        raise DataError(what, "must be finite, with finite gradients", got=value, hint=hint)
 
     def _write(self, step: int) -> None:
         """The present weights onto the chip of a step."""
@@ -272,26 +272,19 @@ class Tuner:
             return self._teacher(inputs)
         return self._teacher({name: one.detach().cpu().numpy() for name, one in inputs.items()})
 
-    def _learning_rate(self, step: int) -> float:
-        options = self._options
-        warm = max(options.warmup * self._total, 1.0)
-        if step + 1 < warm:
-            return options.learning_rate * (step + 1) / warm
-        done = min((step - warm + 1) / max(self._total - warm, 1.0), 1.0)
-        falls = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
-        return options.learning_rate * falls[options.schedule]
-
     def _end_epoch(self) -> None:
         progress = self._progress
         progress.epoch += 1
         try:
             loss, accuracy = self._validate()
         except NotFiniteError:
-            self._fail(math.nan)
+            loss, accuracy = math.nan, None
+        if loss is not None and not math.isfinite(loss):
+            self._fail(loss, f"loss of samples held out after epoch {progress.epoch}")
         row = Epoch(
             epoch=progress.epoch,
             steps=progress.step,
-            learning_rate=self._learning_rate(progress.step - 1),
+            learning_rate=self._options.learning_rate_at(progress.step - 1, self._total),
             loss=progress.loss / max(progress.seen, 1),
             validation_loss=loss,
             accuracy=accuracy,
@@ -355,10 +348,15 @@ class Tuner:
         if self._processes.rank:
             return
         tensors = [
-            {**self._optimizer.state[one], "value": one, "averaged": averaged, "best": best}
+            {**self._state(one), "value": one, "averaged": averaged, "best": best}
             for one, averaged, best in zip(self._parameters, self._averaged, self._best, strict=True)
         ]
         save_checkpoint(path, self._print, tensors, self._progress, self._history)
+
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What the optimizer keeps of a parameter; zeros of one that got no gradient yet."""
+        zeros = {"step": torch.zeros(()), **dict.fromkeys(("exp_avg", "exp_avg_sq"), torch.zeros_like(parameter))}
+        return {**(self._optimizer.state.get(parameter) or zeros)}
 
     @torch.no_grad()
     def _load(self, path: Path) -> None:

@@ -8,6 +8,9 @@ from hwspec.errors import ProgramError
 from runtime.program import TileProgram
 from runtime.tables import Host, Load, Store
 
+FLAT = ("Ceil", "Floor", "Round", "Sign")
+"""Operators whose slope is 0 wherever they have one."""
+
 
 def check_taught(program: TileProgram, outputs: Iterable[str], ends: Mapping[str, Mapping[str, str]]) -> None:
     """Refuse to train a program whose layers get no gradient, though its outputs depend on them.
@@ -24,10 +27,15 @@ def check_taught(program: TileProgram, outputs: Iterable[str], ends: Mapping[str
     Raises
     ------
     ProgramError
-        Naming the first layer that outputs depend on through such nodes alone, and the nodes.
+        Naming the first layer that outputs depend on through such nodes alone, and the nodes; or the outputs, where
+        they depend on no layer.
     """
     taught = list(outputs)
-    cut_off = _reached(program, taught, {}) - _reached(program, taught, ends)
+    known = _reached(program, taught, {})
+    if not known:
+        names = ", ".join(map(repr, taught))
+        raise ProgramError(f"outputs {names}", "depend on no layer, so there is nothing that they could teach")
+    cut_off = known - _reached(program, taught, ends)
     for layer in program.layers:
         if layer in cut_off:
             nodes = ", ".join(f"{name!r} ({op})" for segment in ends.values() for name, op in segment.items())
@@ -53,5 +61,9 @@ def _walk_back(graph: onnx.GraphProto, needed: set[str], ends: Mapping[str, str]
     """Add what the needed values of a segment are made of."""
     for node in reversed(graph.node):
         name = node.name or next(filter(None, node.output), node.op_type)
-        if name not in ends and needed.intersection(filter(None, node.output)):
+        ended = name in ends or bool(ends and node.op_type in FLAT)  # a branch may not have been run yet
+        if not ended and needed.intersection(filter(None, node.output)):
             needed.update(filter(None, node.input))
+            for branch in (one.g for one in node.attribute if one.type == onnx.AttributeProto.GRAPH):
+                needed.update(output.name for output in branch.output)
+                _walk_back(branch, needed, ends)

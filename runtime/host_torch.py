@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hwspec.errors import DataError, ModelError
+from runtime.gradient_paths import FLAT
 from runtime.host_ops import (
     elementwise_torch,
     indexing_torch,
@@ -48,8 +49,6 @@ _ROOMS = (  # imported for the operators that they register
     windows_torch,
 )
 _CONTROL = ("Constant", "If")
-_FLAT = ("Ceil", "Floor", "Round", "Sign")
-"""Operators whose gradient is zero nearly everywhere."""
 _HINT = "run this segment in onnxruntime"
 
 
@@ -359,7 +358,7 @@ def _apply(step: _Step, values: dict[str, Tensor], device: torch.device, ends: d
             raise MemoryError from error
         raise step.node.error(f"cannot run in torch on these inputs: {error}") from error
     found = (results,) if isinstance(results, Tensor) else results
-    passes = step.node.op not in _FLAT and any(map(follows, found))
+    passes = step.node.op not in FLAT and any(map(follows, found))
     if torch.is_grad_enabled() and not passes and any(map(follows, computed)):
         ends[step.node.name] = step.node.op
     return found

@@ -96,6 +96,7 @@ class Loss:
 
 
 def _squared(output: Tensor, truth: Tensor) -> Tensor:
+    output, truth = (one if one.dtype == torch.float64 else one.float() for one in (output, truth))
     return ((output - truth) ** 2).mean() / (truth**2).mean().clamp(min=_TINY)
 
 

@@ -6,6 +6,7 @@ at failed devices.
 """
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,10 @@ class CrossbarModule(nn.Module):
     @property
     def program(self) -> TileProgram:
         """The program with the present weights, as the chip is programmed from it."""
+        for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
+            if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+                hint = "take smaller steps, or shorten long gradients"
+                raise NotFiniteError(f"weights of layer {layer!r}", "must be finite to be written", hint=hint)
         weights = {name: _array(one) for name, one in zip(self.layers, self.weights, strict=True)}
         biases = {name: _array(one) for name, one in zip(self.layers, self.biases, strict=True)}
         return rewrite(self._program, weights, biases)
@@ -106,6 +111,7 @@ class CrossbarModule(nn.Module):
         for weight, (low, high) in zip(self.weights, self._reach, strict=True):
             weight.clamp_(low, high)
 
+    @torch.inference_mode(mode=False)  # what is kept must serve training too
     def write(self, chip: Chip, seed: int = 0) -> None:
         """Write the present weights onto a chip; what is run then is that chip, until the next call.
 
@@ -116,13 +122,9 @@ class CrossbarModule(nn.Module):
         seed
             Of programming pulses.
         """
-        for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
-            if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-                hint = "take smaller steps, or shorten long gradients"
-                raise NotFiniteError(f"weights of layer {layer!r}", "must be finite to be written", hint=hint)
+        program = self.program
         self._chip, self._pulses = chip, seed
         self._written = [one.detach().clone() for one in self.parameters()]
-        program = self.program
         programmed = program_chip(program, chip, effects=self._effects, seed=seed)
         if self._engine is None:
             self._engine = Engine(programmed, self._device, seed=self._seed)
@@ -180,16 +182,16 @@ class CrossbarModule(nn.Module):
         return found[0] if len(found) == 1 else found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CrossbarModule":
-        """A module of its own on the same program and chip, with a copy of the weights."""
-        copied = CrossbarModule(
-            self._program, chip=self._chip, effects=self._effects, seed=self._seed, device=self._device
-        )
-        copied._pulses = self._pulses
-        copied.load_state_dict(self.state_dict())
-        for own, other in zip(copied.parameters(), self.parameters(), strict=True):
-            own.requires_grad_(other.requires_grad)
+        """A module of its own on the same program and chip, with a copy of everything else."""
+        copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        return copied.train(self.training)
+        same = {"_program": self._program, "_chip": self._chip}
+        unwritten: dict[str, Any] = {"_engine": None, "_indices": {}, "_links": {}, "_written": None}
+        for name, value in self.__dict__.items():
+            copied.__dict__[name] = (
+                {**same, **unwritten}[name] if name in {*same, *unwritten} else deepcopy(value, memo)
+            )
+        return copied
 
     def _bound(self, inputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Inputs by name, each a tensor of the shape and type that the program wants."""
@@ -205,6 +207,8 @@ class CrossbarModule(nn.Module):
             if not isinstance(value, Tensor):
                 hint = "torch.from_numpy makes one"
                 raise DataError(f"input {name!r}", "must be a torch tensor", got=type(value).__name__, hint=hint)
+            if value.is_floating_point() != (np.dtype(infos[name].dtype).kind == "f"):
+                raise DataError(f"input {name!r}", f"must be of type {infos[name].dtype}", got=value.dtype)
             check_shape(infos[name], tuple(value.shape), symbols)
         return inputs
 
@@ -271,5 +275,6 @@ def _tensor(values: npt.NDArray[Any], device: torch.device) -> Tensor:
 
 
 def _array(values: Tensor) -> npt.NDArray[Any]:
-    found: npt.NDArray[Any] = values.detach().cpu().numpy()
+    there = values.detach().cpu()
+    found: npt.NDArray[Any] = (there.float() if there.dtype == torch.bfloat16 else there).numpy()
     return found

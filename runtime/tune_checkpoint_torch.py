@@ -113,13 +113,17 @@ def damaged(path: Path) -> DataError:
 def load_best(path: Path, like: Sequence[Tensor]) -> list[Tensor]:
     """The best weights so far of whatever run a checkpoint is of, for parameters of the same shapes.
 
+    In the first epoch none have been compared yet, and the present ones are taken.
+
     Raises
     ------
     DataError
         If it is no checkpoint, or one of other layers.
     """
-    _, tensors = _read(path)
-    found = [tensors.get(f"{number}.best") for number in range(len(like))]
+    notes, tensors = _read(path)
+    progress = notes.get("progress")
+    compared = isinstance(progress, dict) and progress.get("best_epoch")
+    found = [tensors.get(f"{number}.{'best' if compared else 'averaged'}") for number in range(len(like))]
     shapes = [None if one is None else one.shape for one in found]
     if shapes != [one.shape for one in like] or f"{len(like)}.best" in tensors:
         raise DataError(f"checkpoint {path}", "must hold weights of the layers that the program has")

@@ -1,6 +1,7 @@
 """What fine-tuning is told: options, the samples that it learns from, and what it tells of each epoch."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -154,42 +155,61 @@ class TuneOptions:
             if getattr(self, name) not in known:
                 raise DataError(name, f"must be one of {', '.join(known)}", got=getattr(self, name))
 
-    def check_effect(self, mode: Mode, spec: HardwareSpec, *, drawn: bool, distill: float) -> None:
+    def check_effect(
+        self, mode: Mode, spec: HardwareSpec, effects: Collection[str], *, drawn: bool, distill: float, held: int
+    ) -> None:
         """Refuse options that would have no effect.
 
         Parameters
         ----------
         mode, spec
             Of the run.
+        effects
+            Names of the physical effects that are on.
         drawn
             Whether chips come from elsewhere than the spec.
         distill
             Share of the loss that is distillation.
+        held
+            Number of samples held out.
 
         Raises
         ------
         DataError
             Naming the option, and why it has none.
         """
-        if self.refresh and self.wires == "spec":
-            raise DataError("refresh", "is of the wires closed_form", got=self.refresh, hint="--wires closed_form")
-        if distill == 1 and self.smoothing:
-            raise DataError("smoothing", "must be of labels, and distillation alone has none", got=self.smoothing)
-        for name in ("temperature", "distance"):
-            if not distill and getattr(self, name) != getattr(TuneOptions, name):
-                hint = "distil a share of the loss: --distill 0.5"
-                raise DataError(name, "is of distillation, which the loss has no share of", hint=hint)
-        for name in ("rates", "ramp", "validation_chips"):
+        why = {
+            "refresh": "is of the wires closed_form" if self.wires == "spec" else None,
+            "wires": _unmodelled(spec, effects),
+            "smoothing": "must be of labels, and distillation alone has none" if distill == 1 else None,
+            "temperature": "is of distillation by divergence" if not distill or self.distance == "squared" else None,
+            "distance": None if distill else "is of distillation: give it a share of the loss",
+            "patience": None if held else "must have samples held out that show progress",
+            "validation_chips": None if held else "must have samples held out to run on them",
+        }
+        if mode == "aware":
+            one = "must not be given in the mode aware, which has one chip"
+            why |= dict.fromkeys(("rates", "ramp", "validation_chips"), one)
+        elif drawn or not spec.failures.at_start or "failures" not in effects:
+            absent = "the effect failures is off" if spec.failures.at_start else "the spec has no failures at the start"
+            reason = "the chips are given" if drawn else absent
+            why |= dict.fromkeys(("rates", "ramp"), f"must have rates of failures to multiply: {reason}")
+        usual = {name: getattr(TuneOptions, name) for name in why} | {
+            "patience": self.patience if self.patience >= self.epochs else None
+        }
+        for name, requirement in why.items():
             value = getattr(self, name)
-            if value == getattr(TuneOptions, name):
-                continue
-            if mode == "aware":
-                raise DataError(name, "must not be given in the mode aware, which has one chip", got=value)
-            if name != "validation_chips" and (drawn or not spec.failures.at_start):
-                reason = "the chips are given" if drawn else "the spec has no failures at the start"
-                raise DataError(name, f"must have rates of failures to multiply: {reason}", got=value)
-        if self.wires == "closed_form" and not spec.array.wired:
-            raise DataError("wires", "must have resistance in the spec for a model of them", got=self.wires)
+            if requirement is not None and (tuple(value) if name == "rates" else value) != usual[name]:
+                raise DataError(name, requirement, got=value)
+
+    def learning_rate_at(self, step: int, total: int) -> float:
+        """Learning rate of a step, counted from 0, of so many in all: it warms up, then falls by the schedule."""
+        warm = max(self.warmup * total, 1.0)
+        if step + 1 < warm:
+            return self.learning_rate * (step + 1) / warm
+        done = min((step - warm + 1) / max(total - warm, 1.0), 1.0)
+        falls = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
+        return self.learning_rate * falls[self.schedule]
 
     def held_out(self, samples: int) -> int:
         """Samples for validation, of so many."""
@@ -197,6 +217,15 @@ class TuneOptions:
         if count >= samples:
             raise DataError("validation", "must leave samples to learn from", got=f"{count} of {samples}")
         return count
+
+
+def _unmodelled(spec: HardwareSpec, effects: Collection[str]) -> str | None:
+    """Why another model of wires would change nothing; None if it would change something."""
+    if not spec.array.wired:
+        return "must have resistance in the spec for a model of them"
+    if "wires" not in effects:
+        return "must have the effect wires for a model of them"
+    return "is what the spec has" if spec.array.wire_model == "closed_form" else None
 
 
 @dataclass(frozen=True)

@@ -99,12 +99,14 @@ def to_torch(
     ProgramError
         If targets do not follow from the weights, or a layer cannot be trained under these effects.
     ChipError, DataError
-        If the chip does not take the program; if an effect does not exist, or the device cannot be used.
+        If the chip does not take the program; if an effect does not exist, a seed is none, or the device cannot be
+        used.
     """
     from runtime.train import CrossbarModule
 
     if chip is not None:
         chip.check_fits(program.spec, program.arrays)
+    _check_seed(seed)
     effects = chosen_effects(only, without)
     return CrossbarModule(program, chip=chip, effects=effects, seed=seed, device=device)
 
@@ -182,6 +184,10 @@ def finetune(
     from runtime.finetune_torch import Tuner
 
     options = options or TuneOptions()
+    _check_seed(seed)
+    for name, file in (("checkpoint", checkpoint), ("metrics", metrics)):
+        if file is not None and not Path(file).parent.is_dir():
+            raise DataError(f"{name} {file}", "must lie in an existing folder")
     if mode not in MODES:
         raise DataError("mode", f"must be one of {', '.join(MODES)}", got=mode)
     original = model if model is not None else program.source
@@ -193,7 +199,9 @@ def finetune(
     tuned_model(program, {}, {}, source)  # whatever is wrong with the model comes to light before training
     given = source.proto.SerializeToString(deterministic=True)
     taught = options.distill if options.distill is not None else float(samples.labels is None)
-    options.check_effect(mode, program.spec, drawn=chips is not None, distill=taught)
+    effects = chosen_effects(only, without)
+    held = len(held_out(samples, options, seed))
+    options.check_effect(mode, program.spec, effects, drawn=chips is not None, distill=taught, held=held)
     if mode == "aware" and chips is not None:
         raise DataError("chips", "must not be given to the mode aware, which has one chip", hint="give it as chip")
     program, notes = _prepared(replace(program, source=given), mode, chip, options)
@@ -211,7 +219,7 @@ def finetune(
         options,
         chip=chip,
         chips=chips,
-        effects=chosen_effects(only, without),
+        effects=effects,
         teacher=_teacher(program, taught_by, device) if taught else None,
         seed=seed,
         device=device,
@@ -221,8 +229,8 @@ def finetune(
     )
     tuned = tuner.run(progress, writers.write)
     written = rewrite(program, tuned.weights, tuned.biases)
-    held = {name: written.decoded_weights(name) for name in written.layers}
-    proto = tuned_model(program, held, {name: written.bias(name) for name in written.layers})
+    weights = {name: written.decoded_weights(name) for name in written.layers}
+    proto = tuned_model(program, weights, {name: written.bias(name) for name in written.layers})
     final = compile_like(load_model(proto), program)
     if ranges:
         few = samples.take(np.arange(min(len(samples), CALIBRATION_SAMPLES)))
@@ -245,12 +253,14 @@ def is_model_of(program: TileProgram, path: Path) -> bool:
         return False
 
 
+def _check_seed(seed: int) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise DataError("seed", "must be a whole number from 0 up", got=seed)
+
+
 def _check_samples(samples: Dataset, options: TuneOptions) -> None:
     if not len(samples):
         raise DataError("data", "must have samples to learn from")
-    if options.patience < options.epochs and not options.held_out(len(samples)):
-        hint = "hold some out (--validation)"
-        raise DataError("patience", "must have samples held out that show progress", got=options.patience, hint=hint)
     if samples.fixed_batch not in (None, options.batch):
         requirement = f"must be {samples.fixed_batch}, the fixed batch of the model"
         raise DataError("batch", requirement, got=options.batch, hint="or export the model with an open batch")

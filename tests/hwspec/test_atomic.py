@@ -45,6 +45,34 @@ def test_several_files_are_replaced_together(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"hello"] * 3
 
 
+def test_what_was_replaced_comes_back_where_a_later_one_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a file that is immutable: renaming onto it fails after others were replaced."""
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path in paths[1:]:
+        path.write_bytes(b"old")
+    real = Path.replace
+    for failing in paths:
+
+        def replace(self: Path, target: Path, failing: Path = failing) -> Path:
+            if target == failing and self.read_bytes() == b"hello":
+                raise PermissionError(1, "Operation not permitted")
+            return real(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            with pytest.raises(PermissionError):
+                write_together([(path, hello) for path in paths])
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": b"old", "c": b"old"}
+
+
+def test_names_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("\N{CJK UNIFIED IDEOGRAPH-5B57}" * 85)  # 255 bytes
+    write_atomically(path, hello)
+    assert path.read_bytes() == b"hello"
+
+
 def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(Path("folder") / "target")

@@ -283,6 +283,25 @@ def test_a_run_begins_with_the_best_weights_of_another(tmp_path: Path) -> None:
         tuner(own, still)
 
 
+def test_a_run_that_ends_in_its_first_epoch_is_a_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights are the best yet; it is the present ones that were kept last."""
+    path = tmp_path / "run.ckpt"
+    monkeypatch.setattr("runtime.finetune_torch.SAVE_SECONDS", 0.0)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(_told: str, done: int, _total: int | None) -> None:
+        if done == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        tuner(path).run(stop)
+    still = replace(OPTIONS, learning_rate=0.0, epochs=1)
+    found, untrained = tuner(None, still, start=path).run(), tuner(None, still).run()
+    assert any(not np.array_equal(found.weights[name], untrained.weights[name]) for name in found.weights)
+
+
 def test_weights_of_other_layers_are_no_start(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
     tuner(path, program=cases.program_of(None, cases.regressor()), data=Dataset(blobs(64).inputs), options=SHORT,

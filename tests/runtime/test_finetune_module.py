@@ -1,5 +1,6 @@
 """The module that fine-tuning trains: it runs what `simulate` runs, and its gradients are those of what chips do."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,14 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(DataError, match=message):
             module(wrong)
+    with pytest.raises(DataError, match=r"must be of type float32, not torch\.int32"):
+        module(x.to(torch.int32))
     with torch.no_grad():
         module.weights[0][0, 0, 0] = torch.nan
     with pytest.raises(DataError, match="weights of layer 'first' must be finite"):
         module(x)
+    with pytest.raises(DataError, match="weights of layer 'first' must be finite"):
+        module.program  # noqa: B018 (making it is what fails)
 
 
 def test_a_copy_is_a_module_of_its_own() -> None:
@@ -134,6 +139,48 @@ def test_a_copy_is_a_module_of_its_own() -> None:
         module.weights[0].mul_(0.5)
     torch.testing.assert_close(averaged(x).detach(), before, rtol=0, atol=0)
     assert not torch.equal(module(x).detach(), before)
+
+
+def test_a_copy_goes_with_its_optimizer_and_what_was_added() -> None:
+    model = two_matmuls()
+    program = compile_small(model, small_spec(FAULTY))
+    module = xbarc.to_torch(program, Chip.sample(program.spec, program.arrays, 2)).double()
+    module.register_buffer("mean", torch.ones(2))
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    copied, of_copy = copy.deepcopy((module, optimizer))
+    before = [one.detach().clone() for one in copied.parameters()]
+    copied(torch.from_numpy(model.inputs(0))).square().sum().backward()
+    of_copy.step()
+    assert not torch.equal(copied.weights[0].detach(), before[0])
+    assert torch.equal(module.weights[0].detach(), before[0])
+    assert copied.weights[0].dtype == torch.float64
+    assert torch.equal(copied.get_buffer("mean"), module.get_buffer("mean"))
+    assert copied.program is not module.program
+
+
+def test_a_module_trains_after_inference() -> None:
+    model = two_matmuls()
+    program = compile_small(model, small_spec(FAULTY))
+    module, x = xbarc.to_torch(program, without=["read_noise"]), torch.from_numpy(model.inputs(0))
+    chips = [Chip.sample(program.spec, program.arrays, seed) for seed in (1, 2)]
+    with torch.inference_mode():
+        module.write(chips[0])
+        module(x)
+    module.write(chips[1])
+    module(x).square().sum().backward()
+    fresh = xbarc.to_torch(program, chips[1], without=["read_noise"])
+    fresh(x).square().sum().backward()
+    assert module.weights[0].grad is not None
+    assert fresh.weights[0].grad is not None
+    torch.testing.assert_close(module.weights[0].grad, fresh.weights[0].grad, rtol=0, atol=0)
+
+
+def test_weights_of_half_precision_are_written() -> None:
+    model = two_matmuls()
+    module = xbarc.to_torch(compile_small(model)).bfloat16()
+    found = module(torch.from_numpy(model.inputs(0)))
+    (wanted,) = xbarc.simulate(module.program)(model.inputs(0))
+    np.testing.assert_array_equal(found.detach().numpy(), wanted)
 
 
 def test_backward_passes_without_a_step_add_up() -> None:

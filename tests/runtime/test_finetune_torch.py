@@ -129,6 +129,16 @@ def test_rates_rise_to_that_over_the_ramp(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(held, 2.0)
 
 
+def test_rates_fit_together_whatever_they_are() -> None:
+    """After rounding too."""
+    generator = np.random.default_rng(0)
+    for rates in generator.random((200, 4)) / 100:
+        states = zip(("unformed", "overformed", "stuck_hrs", "stuck_lrs"), rates.tolist(), strict=True)
+        fields = {f"failures.{name}.rate": rate for name, rate in states}
+        found = HardwareSpec.preset("rram-128").with_fields(fields).with_failure_rates(100).failures
+        assert sum(section.rate for _, section in found.states()) <= 1
+
+
 def test_all_failures_have_the_factor_and_devices_fail_once_at_most() -> None:
     fields = {
         "failures.unformed.rate": 0.2,
@@ -145,6 +155,11 @@ def test_all_failures_have_the_factor_and_devices_fail_once_at_most() -> None:
     assert most.unformed.rate == pytest.approx(2 * most.stuck_lrs.rate)
     assert most.unformed.rate + most.stuck_lrs.rate == pytest.approx(1)
     assert most.lines.word_failed <= 1
+    both = spec.with_fields({"failures.lines.word_failed": 0.1, "failures.lines.word_shorted": 0.2})
+    lines = both.with_failure_rates(10).failures.lines
+    assert lines.word_shorted == pytest.approx(2 * lines.word_failed)
+    assert lines.word_shorted + lines.word_failed == pytest.approx(1)
+    assert spec.with_failure_rates(1e8).failures.clusters.rate == 1e4
     assert spec.with_failure_rates(1) is spec
     none = HardwareSpec.preset("rram-128")
     assert none.with_failure_rates(3).failures == none.failures

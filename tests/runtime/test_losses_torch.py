@@ -143,3 +143,10 @@ def test_labels_that_do_not_fit(labels: list[int], output: torch.Tensor) -> None
 def test_no_labels_to_learn_from(share: float) -> None:
     with pytest.raises(DataError, match=r"data must have labels where the loss asks for them; --distill 1"):
         Loss(TuneOptions(distill=share), labelled=False)
+
+
+def test_the_error_of_half_precision_does_not_overflow() -> None:
+    """Squares of 300 do, in float16."""
+    loss = Loss(TuneOptions(distill=1.0, distance="squared"), labelled=False)
+    output = torch.full((4, 3), 330.0, dtype=torch.float16)
+    assert float(loss([output], None, [torch.full_like(output, 300.0)])) == pytest.approx(0.01)

@@ -37,12 +37,29 @@ def folder(tmp_path: Path) -> Path:
     onnx.save(cases.classifier(softmax=True), tmp_path / "teacher.onnx")
     for number, name in enumerate(("data", "test")):
         cases.save(tmp_path / f"{name}.npz", blobs(40, number))
+    (tmp_path / "link.npz").hardlink_to(tmp_path / "data.npz")
+    onnx.save(
+        cases.classifier(),
+        tmp_path / "beside.onnx",
+        save_as_external_data=True,
+        location="beside.bin",
+        size_threshold=0,
+    )
     return tmp_path
 
 
 CLASHES: dict[str, tuple[tuple[object, ...], str]] = {
     "model beside the output": (("-o", "net.xbar"), "is the model that the program was compiled from"),
     "model": (("--onnx", "net.onnx"), "is the model that the program was compiled from"),
+    "model as program": (("-o", "net.onnx", "--onnx", "o.onnx"), "is the model that the program was compiled from"),
+    "weights of the model": (
+        ("--model", "beside.onnx", "--onnx", "beside.bin"),
+        "output beside.bin must be another file than the input",
+    ),
+    "an image that is learnt": (
+        ("--data", "images", "-o", "images/0/0.png"),
+        "must be another file than those of images",
+    ),
     "data as model": (("--onnx", "data.npz"), "must be another file than the input"),
     "data as program": (("-o", "data.npz"), "must be another file than the input"),
     "data as checkpoint": (("--checkpoint", "data.npz"), "must be another file than the input"),
@@ -51,6 +68,7 @@ CLASHES: dict[str, tuple[tuple[object, ...], str]] = {
     "two outputs": (("--checkpoint", "m.csv", "--metrics", "m.csv"), "must be another file than that of --checkpoint"),
     "the program as metrics": (("-o", "m.csv", "--metrics", "m.csv"), "must be another file than that of -o"),
     "learnt data as test": (("--test", "./data.npz"), "--test must be other data than what is learnt from"),
+    "learnt data under another name": (("--test", "link.npz"), "--test must be other data than what is learnt from"),
     "split without test": (("--test-split", "train"), "--test-split must be given with --test"),
 }
 
@@ -58,12 +76,34 @@ CLASHES: dict[str, tuple[tuple[object, ...], str]] = {
 @pytest.mark.parametrize("name", CLASHES)
 def test_nothing_of_the_users_is_overwritten(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "images" / "0").mkdir(parents=True)
+    (folder / "images" / "0" / "0.png").write_bytes(b"image")
+    before = contents(folder)
     arguments, message = CLASHES[name]
     ended = run_xbarc("finetune", "p.xbar", "--data", "data.npz", *SHORT, *arguments)
     assert ended.code == 2
     assert message in ended.stderr
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_exploration_does_not_overwrite_what_it_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    before = contents(folder)
+    given = ("tune-spec", "net.onnx", "--vary", "array.rows=32,64", "--data", "data.npz", "--calib", "test.npz")
+    for outputs in (
+        ("--csv", "data.npz"),
+        ("--csv", "test.npz"),
+        ("-o", "net.onnx"),
+        ("-o", "a.csv", "--csv", "a.csv"),
+    ):
+        ended = run_xbarc(*given, *outputs)
+        assert ended.code == 2
+        assert "must be another file than" in ended.stderr
+    assert contents(folder) == before
 
 
 def test_program_and_model_are_replaced_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,16 +139,34 @@ def test_too_few_samples_to_evaluate_on_are_told(folder: Path, monkeypatch: pyte
 
 # -- options without effect -----------------------------------------------------------------------------------------
 
+WIRED = {**cases.FAULTY, "array.r_word": 1.0, "array.r_bit": 1.0}
 IDLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "rates of one chip": ({"mode": "aware"}, {"rates": (0.0, 2.0)}, "rates must not be given in the mode aware"),
     "ramp of one chip": ({"mode": "aware"}, {"ramp": 1.0}, "ramp must not be given in the mode aware"),
     "chips of one chip": ({"mode": "aware"}, {"validation_chips": 5}, "validation_chips must not be given in the mode"),
     "drawn chips": ({"mode": "aware", "chips": lambda _seed: None}, {}, "chips must not be given to the mode aware"),
+    "rates without failures": ({"without": ["failures"]}, {"rates": (0.0, 2.0)}, "the effect failures is off"),
     "rates of given chips": ({"chips": lambda _seed: None}, {"rates": (0.0, 2.0)}, "multiply: the chips are given"),
     "rates of none": ({"fields": cases.SOUND}, {"rates": (0.0, 2.0)}, "multiply: the spec has no failures"),
     "ramp of none": ({"fields": cases.SOUND}, {"ramp": 2.0}, "multiply: the spec has no failures"),
     "refresh": ({}, {"refresh": 2}, "refresh is of the wires closed_form"),
     "wires": ({}, {"wires": "closed_form"}, "wires must have resistance in the spec"),
+    "wires that are off": (
+        {"fields": WIRED, "without": ["wires"]},
+        {"wires": "closed_form"},
+        "must have the effect wires",
+    ),
+    "wires as they are": (
+        {"fields": {**WIRED, "array.wire_model": "closed_form"}},
+        {"wires": "closed_form", "refresh": 2},
+        "wires is what the spec has",
+    ),
+    "temperature of an error": (
+        {},
+        {"distill": 0.5, "distance": "squared", "temperature": 5.0},
+        "is of distillation by",
+    ),
+    "chips for nothing": ({}, {"validation_chips": 7, "validation": 0}, "validation_chips must have samples held out"),
     "temperature": ({}, {"temperature": 5.0}, "temperature is of distillation"),
     "distance": ({}, {"distance": "squared"}, "distance is of distillation"),
     "smoothing": ({}, {"distill": 1.0, "smoothing": 0.1}, "smoothing must be of labels"),
@@ -118,11 +176,49 @@ IDLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", IDLE)
 def test_options_without_effect_are_refused(name: str) -> None:
-    more, options, message = IDLE[name]
-    fields, mode = more.pop("fields", None) if "fields" in more else None, more.get("mode")
+    given, options, message = IDLE[name]
+    more = {**given}
+    fields, mode = more.pop("fields", None), more.get("mode")
     program = cases.mapped() if mode == "aware" else cases.program_of(fields) if fields else cases.program()
     with pytest.raises(xbarc.DataError, match=message):
         xbarc.finetune(program, blobs(64), options=replace(OPTIONS, **options), **more)
+
+
+def test_usual_options_may_be_given() -> None:
+    """As a list too, which an options file would give."""
+    options = replace(OPTIONS, rates=[1.0, 1.0], epochs=1)  # type: ignore[arg-type]
+    assert xbarc.finetune(cases.mapped(), blobs(64), "aware", options=options).history
+
+
+def arrays(samples: int) -> dict[str, npt.NDArray[Any]]:
+    data = blobs(samples)
+    assert data.labels is not None
+    return {**data.inputs, "labels": data.labels}
+
+
+def test_patience_counts_the_batches_that_are_held_out() -> None:
+    """A model of a fixed batch holds out whole batches, and none of a tenth of 64 samples here."""
+    model = cases.classifier()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 16
+    program = xbarc.compile(model, small_spec(cases.FAULTY), calibration=blobs(64, 98))
+    with pytest.raises(xbarc.DataError, match="patience must have samples held out"):
+        xbarc.finetune(program, arrays(64), options=replace(OPTIONS, patience=1, batch=16))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(xbarc.DataError, match="seed must be a whole number"):
+        xbarc.finetune(cases.program(), blobs(64), options=OPTIONS, seed=seed)
+    with pytest.raises(xbarc.DataError, match="seed must be a whole number"):
+        xbarc.to_torch(cases.program(), seed=seed)
+
+
+def test_folders_are_looked_for_before_training(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "a.csv"
+    with pytest.raises(xbarc.DataError, match=r"checkpoint .* must lie in an existing folder"):
+        xbarc.finetune(cases.program(), blobs(64), options=OPTIONS, checkpoint=path)
+    with pytest.raises(xbarc.DataError, match=r"metrics .* must lie in an existing folder"):
+        xbarc.finetune(cases.program(), blobs(64), options=OPTIONS, metrics=path)
 
 
 # -- what the program was compiled with -----------------------------------------------------------------------------
@@ -232,6 +328,62 @@ def test_a_layer_without_a_gradient_stops_training(op: str) -> None:
     program = xbarc.compile(network(ENDS[op], {}), "ideal", calibration=Dataset(blobs(64).inputs))
     with pytest.raises(xbarc.ProgramError, match=rf"layer 'first' gets no gradient.*'end' \({op}\)"):
         xbarc.finetune(program, blobs(64), options=OPTIONS)
+
+
+def test_branches_are_looked_into() -> None:
+    """A layer that is read inside the branches of an If alone, with an end in each or in none."""
+
+    def branch(op: str, name: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 16])
+        return helper.make_graph([helper.make_node(op, ["a"], [name], f"{op} {name}")], name, [], [output])
+
+    def program(op: str) -> TileProgram:
+        middle = [
+            helper.make_node("ReduceMax", ["x"], ["largest"], "largest", keepdims=0),
+            helper.make_node("Less", ["largest", "bound"], ["small"], "small"),
+            helper.make_node("If", ["small"], ["e"], "if", then_branch=branch(op, "t"), else_branch=branch(op, "f")),
+        ]
+        model = network(middle, {"bound": np.array(1e9, np.float32)})
+        return xbarc.compile(model, "ideal", calibration=Dataset(blobs(64).inputs))
+
+    with pytest.raises(xbarc.ProgramError, match=r"layer 'first' gets no gradient.*\(Round\)"):
+        xbarc.finetune(program("Round"), blobs(64), options=OPTIONS)
+    before = program("Tanh")
+    after = xbarc.finetune(before, blobs(64), options=OPTIONS).program
+    assert not np.array_equal(after.weights["first"], before.weights["first"])
+
+
+def test_outputs_that_no_layer_gives_teach_nothing() -> None:
+    model = network([helper.make_node("Relu", ["a"], ["e"], "relu")], {})
+    model.graph.node.append(helper.make_node("Softmax", ["x"], ["p"], "softmax"))
+    model.graph.output.insert(0, helper.make_tensor_value_info("p", TensorProto.FLOAT, None))
+    program = xbarc.compile(model, "ideal", calibration=Dataset(blobs(64).inputs))
+    with pytest.raises(xbarc.ProgramError, match="outputs 'p' depend on no layer"):
+        xbarc.finetune(program, blobs(64), options=OPTIONS)
+
+
+def test_a_run_goes_on_where_a_layer_gets_no_gradient(tmp_path: Path) -> None:
+    """As that of an output that labels do not teach."""
+    model = network([helper.make_node("Relu", ["a"], ["e"], "relu")], {}, heads=2)
+    program = xbarc.compile(model, "ideal", calibration=Dataset(blobs(64).inputs))
+    path = tmp_path / "run.ckpt"
+    whole = xbarc.finetune(program, blobs(64), options=OPTIONS, checkpoint=path)
+    again = xbarc.finetune(program, blobs(64), options=OPTIONS, checkpoint=path)
+    assert again.program.sha256 == whole.program.sha256
+    assert not np.array_equal(whole.program.weights["second"], program.weights["second"])
+
+
+def test_validation_that_is_no_number_stops() -> None:
+    """A sample held out overflows, and no epoch would be the best."""
+    from xbarc.finetuning import held_out
+
+    data = blobs(64)
+    options = replace(OPTIONS, distill=1.0, distance="squared")
+    x = data.inputs["x"].copy()
+    x[held_out(data, options, 0)[0]] *= 1e25
+    program = xbarc.compile(cases.regressor(), small_spec(cases.FAULTY), calibration=Dataset(blobs(64, 98).inputs))
+    with pytest.raises(xbarc.DataError, match="loss of samples held out after epoch 1 must be finite"):
+        xbarc.finetune(program, Dataset({"x": x}), options=options)
 
 
 def test_an_end_beside_the_way_stops_nothing() -> None:

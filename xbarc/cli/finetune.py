@@ -23,13 +23,12 @@ from xbarc.cli.arguments import (
     output_path,
     parse_names,
 )
+from xbarc.cli.guards import check_apart, same_samples
 from xbarc.cli.mapping import chip_to_map_for
 from xbarc.cli.output import emit_json, note, progress_bar, say
 from xbarc.cli.reading import read_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from runtime.augmentation import Augmentation
     from xbarc.eval_report import EvalReport
 
@@ -101,6 +100,7 @@ def finetune_(
     from runtime.processes_torch import is_first
     from runtime.tuning import TuneOptions
     from xbarc.api import load
+    from xbarc.data.load import BUILT_IN
     from xbarc.evaluation import evaluate
     from xbarc.finetuning import finetune, held_out, is_model_of
 
@@ -110,10 +110,10 @@ def finetune_(
     if onnx_path.resolve() in (path.resolve(), Path(program).resolve()):
         raise DataError(f"output {onnx_path}", "must be another file than the program", hint="name it with --onnx")
     outputs = {"-o": written, "--onnx": onnx_written, "--checkpoint": checkpoint, "--metrics": metrics}
-    _check_apart(outputs, (program, data, test, model, teacher, chip, start))
+    check_apart(outputs, (program, data, test, model, teacher, chip, start))
     if test_split is not None and test is None:
         raise DataError("--test-split", "must be given with --test")
-    if test is not None and _samples(test, test_split, "test") == _samples(data, split, "train"):
+    if test is not None and same_samples(data, split, test, test_split, BUILT_IN):
         hint = "leave it out to evaluate on samples held out"
         raise DataError("--test", "must be other data than what is learnt from", got=test, hint=hint)
     options = TuneOptions(
@@ -141,9 +141,10 @@ def finetune_(
         augmentation=parse_augmentation(augment),
     )
     loaded = load(program)
-    if is_model_of(loaded, onnx_path):
-        hint = "name another file with --onnx"
-        raise DataError(f"output {onnx_path}", "is the model that the program was compiled from", hint=hint)
+    for option, written_to in outputs.items():
+        if written_to is not None and option != "--checkpoint" and is_model_of(loaded, Path(written_to)):
+            hint = f"name another file with {option}"
+            raise DataError(f"output {written_to}", "is the model that the program was compiled from", hint=hint)
     given = chip_to_map_for(chip, chip_seed, 0, loaded.spec, lambda: loaded.arrays)
     at = given or (loaded.nominal_chip if mode == "aware" and loaded.faults is not None else None)
     effects: dict[str, Any] = {"only": parse_names(only), "without": parse_names(without) or []}
@@ -219,27 +220,6 @@ def finetune_(
             unit = report.metric.replace("_", " ")
             say(f"{name:6} {report.mean:.2%} {unit} (95 % interval {low:.2%} to {high:.2%}), ideal {report.ideal:.2%}")
     say(f"kept the weights of epoch {result.best_epoch}; written to {written} and {onnx_path} ({seconds:.1f} s)")
-
-
-def _check_apart(outputs: "Mapping[str, str | None]", inputs: "Iterable[str | None]") -> None:
-    """Refuse to write one file twice, or over what is read."""
-    read = [one for one in inputs if one is not None]
-    taken: dict[Path, str] = {}
-    for name, given in outputs.items():
-        if given is None:
-            continue
-        for one in read:
-            output_path(given, keep=one)
-        other = taken.setdefault(output_path(given).resolve(), name)
-        if other != name:
-            raise DataError(f"output {given}", f"must be another file than that of {other}", hint=f"see {name}")
-
-
-def _samples(source: str, split: str | None, usual: str) -> tuple[Path, str]:
-    """What tells data apart: where they lie, and which split of them is read; `usual` is that of a built-in set."""
-    from xbarc.data.load import BUILT_IN
-
-    return Path(source).resolve(), split or (usual if source in BUILT_IN else "")
 
 
 def _pair(text: str) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ from xbarc.cli.arguments import (
     parse_shapes,
     parse_time,
 )
+from xbarc.cli.guards import check_apart
 from xbarc.cli.mapping import parse_copies, parse_share
 from xbarc.cli.output import emit_json, note, progress_bar, say, table
 from xbarc.quantities import engineering
@@ -106,9 +108,10 @@ def tune_spec_(
     if wanted > _ASK_BEYOND and not yes:
         hint = "or --points N draws some of them at random"
         raise DataError("grid", f"must have at most {_ASK_BEYOND} points unless --yes is given", got=wanted, hint=hint)
-    path, plot_path, csv_path = (
-        None if text is None else output_path(text, keep=model) for text in (output, plot, csv)
+    check_apart(
+        {"-o": output, "--plot": plot, "--csv": csv}, (model, data, calib, spec if Path(spec).is_file() else None)
     )
+    path, plot_path, csv_path = (None if text is None else output_path(text) for text in (output, plot, csv))
     if plot_path is not None:
         check_plot(plot_path)
     options = CompileOptions(
